@@ -1,0 +1,18 @@
+-- What the application's role may do. Run by `migrate` with the role's name in a setting, so that
+-- %I quotes it; idempotent. Not a numbered migration: it is run whenever a role is named.
+DO $$
+DECLARE
+    app text := current_setting('portcullis.app_role');
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA portcullis TO %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.schema_migrations TO %I', app);
+    -- The audit trail: append and read. The triggers refuse the rest even to the owner.
+    EXECUTE format('REVOKE ALL ON portcullis.entries, portcullis.chains FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.entries TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.chains TO %I', app);
+    -- Policies and budgets.
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations, portcullis.reservation_charges, portcullis.cost_by_model TO %I', app);
+END
+$$;

@@ -1,0 +1,71 @@
+//! What can go wrong with the audit trail.
+
+use super::kind::InvalidKind;
+use crate::canon::JsonError;
+use crate::error::ErrorKind;
+use crate::ids::EventId;
+use crate::store::StoreError;
+
+/// Why an event was not recorded, or the trail not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The event's kind is not one that a caller may write.
+    #[error(transparent)]
+    Kind(#[from] InvalidKind),
+    /// The event's metadata has no canonical form.
+    #[error(transparent)]
+    Metadata(#[from] JsonError),
+    /// A text of the event is too long or has a NUL character.
+    #[error("the event's {field} {problem}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+    /// The event's id was used for another event, which stands unchanged.
+    #[error("the event id {id} was used for a different event; make a new id for each event")]
+    IdReused {
+        /// The id.
+        id: EventId,
+    },
+    /// The queue is full: events come in faster than the database takes them.
+    #[error("the audit queue is full; slow down, or give the database more")]
+    Overloaded,
+    /// The writer was shut down.
+    #[error("the audit writer was shut down; append before calling shutdown")]
+    Closed,
+    /// An entry that was read is not the one that was written.
+    #[error("entry {seq} of chain {chain_no} is not as it was written; run a full verification")]
+    Tampered {
+        /// The chain.
+        chain_no: u32,
+        /// The entry's place in it.
+        seq: u64,
+    },
+    /// The cursor of a page is none of ours.
+    #[error("invalid page cursor; use the one that the last page gave")]
+    Cursor,
+    /// The database did not take or give it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AuditError {
+    /// Which answer it asks for.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Kind(_)
+            | Self::Metadata(_)
+            | Self::Field { .. }
+            | Self::IdReused { .. }
+            | Self::Closed
+            | Self::Cursor => ErrorKind::Misuse,
+            Self::Overloaded => ErrorKind::Unavailable,
+            Self::Tampered { .. } => ErrorKind::Integrity,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Events as callers give them, entries as they are read, receipts in between.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::error::AuditError;
+use super::keys::{Tag, sha256};
+use super::kind::{AppKind, Kind};
+use crate::call::Principal;
+use crate::canon::Metadata;
+use crate::ids::{AgentId, EventId, ModelName, SessionId, UserId};
+use crate::time::Timestamp;
+
+/// The longest decision text.
+const MAX_DECISION: usize = 64;
+
+/// Something that happened, to be recorded.
+///
+/// The builder never fails: what is wrong with an event is said when it is recorded. Content is
+/// never stored; [`input`](Self::input) and [`output`](Self::output) keep a keyed hash of it.
+///
+/// ```
+/// use portcullis::audit::AuditEvent;
+/// # use portcullis::{AgentId, Principal};
+/// # let me = Principal::agent(AgentId::parse("a")?);
+///
+/// let read = AuditEvent::new(&me, "app.invoice.read").with("invoice", "inv_381").input(b"the request");
+/// let mailed = AuditEvent::new(&me, "app.invoice.mailed").caused_by(read.id());
+/// # Ok::<(), portcullis::InvalidId>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AuditEvent {
+    pub(super) id: EventId,
+    pub(super) kind: Result<Kind, AuditError>,
+    pub(super) occurred: Option<Timestamp>,
+    pub(super) session: Option<SessionId>,
+    pub(super) agent: Option<AgentId>,
+    pub(super) user: Option<UserId>,
+    pub(super) parent: Option<EventId>,
+    pub(super) model: Option<ModelName>,
+    pub(super) input: Option<Tag>,
+    pub(super) output: Option<Tag>,
+    pub(super) decision: Option<String>,
+    pub(super) metadata: Result<Map<String, Value>, AuditError>,
+}
+
+impl AuditEvent {
+    /// Something that `who` did, of a kind under `app.`.
+    #[must_use]
+    pub fn new(who: &Principal, kind: impl AsRef<str>) -> Self {
+        let kind = AppKind::parse(kind.as_ref()).map(Kind::App);
+        Self::of(Some(who), kind.map_err(AuditError::Kind))
+    }
+
+    /// An event of the system's own.
+    pub(crate) fn system(who: Option<&Principal>, kind: Kind) -> Self {
+        Self::of(who, Ok(kind))
+    }
+
+    fn of(who: Option<&Principal>, kind: Result<Kind, AuditError>) -> Self {
+        Self {
+            id: EventId::new(),
+            kind,
+            occurred: None,
+            session: who.map(|who| who.session_id().clone()),
+            agent: who.map(|who| who.agent_id().clone()),
+            user: who.and_then(|who| who.user_id().cloned()),
+            parent: None,
+            model: None,
+            input: None,
+            output: None,
+            decision: None,
+            metadata: Ok(Map::new()),
+        }
+    }
+
+    /// The event's id. Recording the same event twice records it once.
+    #[must_use]
+    pub const fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// Gives the event an id of the caller's, so that a retry after a crash records it once.
+    #[must_use]
+    pub const fn with_id(mut self, id: EventId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// When it happened, where that was not just now.
+    #[must_use]
+    pub const fn occurred(mut self, at: Timestamp) -> Self {
+        self.occurred = Some(at);
+        self
+    }
+
+    /// The event that led to this one.
+    #[must_use]
+    pub const fn caused_by(mut self, parent: EventId) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    /// The model that took part.
+    #[must_use]
+    pub fn model(mut self, model: &ModelName) -> Self {
+        self.model = Some(model.clone());
+        self
+    }
+
+    /// What went in. Only a keyed hash of it is kept.
+    #[must_use]
+    pub fn input(mut self, content: &[u8]) -> Self {
+        self.input = Some(sha256(content));
+        self
+    }
+
+    /// What came out. Only a keyed hash of it is kept.
+    #[must_use]
+    pub fn output(mut self, content: &[u8]) -> Self {
+        self.output = Some(sha256(content));
+        self
+    }
+
+    /// What was decided, in a word.
+    #[must_use]
+    pub fn decision(mut self, decision: impl Into<String>) -> Self {
+        self.decision = Some(decision.into());
+        self
+    }
+
+    /// Adds one piece of metadata. See [`Metadata`] for what it may be.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Serialize) -> Self {
+        if let Ok(map) = &mut self.metadata {
+            let key = key.into();
+            match Metadata::value(&key, &value) {
+                Ok(value) => {
+                    if map.insert(key.clone(), value).is_some() {
+                        self.metadata = Err(Metadata::duplicate(&key).into());
+                    }
+                }
+                Err(error) => self.metadata = Err(error.into()),
+            }
+        }
+        self
+    }
+
+    /// Checks everything that can be wrong with an event, before it is batched with others.
+    pub(super) fn seal(self) -> Result<Draft, AuditError> {
+        let metadata = Metadata::from_map(self.metadata?)?;
+        if let Some(decision) = &self.decision {
+            if decision.is_empty() || decision.len() > MAX_DECISION || decision.contains('\0') {
+                return Err(AuditError::Field {
+                    field: "decision",
+                    problem: "must have 1 to 64 bytes and no NUL; use one word",
+                });
+            }
+        }
+        Ok(Draft {
+            id: self.id,
+            kind: self.kind?,
+            occurred: self.occurred,
+            session: self.session,
+            agent: self.agent,
+            user: self.user,
+            parent: self.parent,
+            model: self.model,
+            input: self.input,
+            output: self.output,
+            decision: self.decision,
+            metadata,
+        })
+    }
+}
+
+/// An event that is known to be storable.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) id: EventId,
+    pub(super) kind: Kind,
+    pub(super) occurred: Option<Timestamp>,
+    pub(super) session: Option<SessionId>,
+    pub(super) agent: Option<AgentId>,
+    pub(super) user: Option<UserId>,
+    pub(super) parent: Option<EventId>,
+    pub(super) model: Option<ModelName>,
+    /// SHA-256 of the content; the writer keys it.
+    pub(super) input: Option<Tag>,
+    pub(super) output: Option<Tag>,
+    pub(super) decision: Option<String>,
+    pub(super) metadata: Metadata,
+}
+
+/// What became of an event that was logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "a lost event is only known from its receipt"]
+pub enum Receipt {
+    /// It is committed to the chain.
+    Committed(Committed),
+    /// It could not be made durable anywhere. The trail has a hole that nothing marks.
+    Lost {
+        /// The event.
+        id: EventId,
+        /// Why.
+        error: AuditError,
+    },
+}
+
+impl Receipt {
+    /// The event's id.
+    #[must_use]
+    pub const fn id(&self) -> EventId {
+        match self {
+            Self::Committed(committed) => committed.id,
+            Self::Lost { id, .. } => *id,
+        }
+    }
+
+    /// Where it is committed; `None` if it is not.
+    #[must_use]
+    pub const fn committed(&self) -> Option<&Committed> {
+        match self {
+            Self::Committed(committed) => Some(committed),
+            Self::Lost { .. } => None,
+        }
+    }
+}
+
+/// Where an event stands in the trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Committed {
+    /// The event.
+    pub id: EventId,
+    /// Its chain.
+    pub chain_no: u32,
+    /// Its place in the chain, from 1.
+    pub seq: u64,
+}
+
+/// One entry of the trail, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The event's id.
+    pub id: EventId,
+    /// The chain.
+    pub chain_no: u32,
+    /// The place in the chain, from 1.
+    pub seq: u64,
+    /// The number of the key it was written under.
+    pub key_id: u32,
+    /// What happened.
+    pub kind: Kind,
+    /// When it happened, as the caller says.
+    pub occurred_at: Timestamp,
+    /// When it was recorded; never earlier than the entry before it in its chain.
+    pub recorded_at: Timestamp,
+    /// The session.
+    pub session: Option<SessionId>,
+    /// The agent.
+    pub agent: Option<AgentId>,
+    /// On whose behalf.
+    pub user: Option<UserId>,
+    /// The event that led to it.
+    pub parent: Option<EventId>,
+    /// The model that took part.
+    pub model: Option<ModelName>,
+    /// Keyed hash of what went in.
+    pub input_hash: Option<[u8; 32]>,
+    /// Keyed hash of what came out.
+    pub output_hash: Option<[u8; 32]>,
+    /// What was decided.
+    pub decision: Option<String>,
+    /// What else there is to say, as canonical JSON.
+    pub metadata: Metadata,
+    /// The chain's MAC.
+    pub mac: [u8; 32],
+}

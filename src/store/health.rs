@@ -1,0 +1,180 @@
+//! Whether the database is as it must be: proved, not assumed.
+
+use sqlx::PgPool;
+
+use super::{Store, StoreError, schema};
+use crate::time::Timestamp;
+use std::time::Duration;
+
+/// Every table that the schema must have.
+const TABLES: [&str; 8] = [
+    "schema_migrations",
+    "chains",
+    "entries",
+    "scope_policies",
+    "budgets",
+    "budget_windows",
+    "reservations",
+    "reservation_charges",
+];
+
+/// Every trigger that must be there and enabled.
+const TRIGGERS: [&str; 4] = [
+    "entries_append_only",
+    "entries_no_truncate",
+    "chains_no_delete",
+    "chains_no_truncate",
+];
+
+/// How far apart the two clocks may be.
+const SKEW_ALLOWED: Duration = Duration::from_secs(5);
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// Whether it is as it must be.
+    pub ok: bool,
+    /// What was found, and what to do if it is not well.
+    pub detail: String,
+}
+
+/// The state of the database, looked at a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreHealth {
+    /// What was looked at.
+    pub checks: Vec<Check>,
+    /// This machine's clock minus the database's, in microseconds.
+    pub clock_skew_micros: i64,
+    /// Connections of the pool.
+    pub pool_size: u32,
+    /// Connections that are free.
+    pub pool_idle: u32,
+}
+
+impl StoreHealth {
+    /// Whether all is well.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.checks.iter().all(|check| check.ok)
+    }
+}
+
+impl Store {
+    /// Looks at tables, triggers, grants, the clock and the pool.
+    pub(crate) async fn health(&self) -> Result<StoreHealth, StoreError> {
+        let pool = self.pool();
+        let now = self.now();
+        let (tables, triggers, grants, clock) = self
+            .run_idempotent("look at the database's health", || async move {
+                Ok((
+                    present_tables(pool).await?,
+                    enabled_triggers(pool).await?,
+                    excess_grants(pool).await?,
+                    database_clock(pool).await?,
+                ))
+            })
+            .await?;
+        let skew = now.as_micros().saturating_sub(clock.as_micros());
+        let skewed = u128::from(skew.unsigned_abs()) > SKEW_ALLOWED.as_micros();
+        let schema = schema::check(pool).await;
+        let checks = vec![
+            Check {
+                name: "schema",
+                ok: schema.is_ok(),
+                detail: match schema {
+                    Ok(()) => format!("version {}", schema::newest()),
+                    Err(error) => error.to_string(),
+                },
+            },
+            missing("tables", &TABLES, &tables),
+            missing("triggers", &TRIGGERS, &triggers),
+            Check {
+                name: "grants",
+                ok: grants.is_empty(),
+                detail: if grants.is_empty() {
+                    "entries cannot be changed by this role".to_owned()
+                } else {
+                    format!(
+                        "this role may {} entries; only triggers stop it: use an application role",
+                        grants.join(", ")
+                    )
+                },
+            },
+            Check {
+                name: "clock",
+                ok: !skewed,
+                detail: format!("{skew} microseconds ahead of the database"),
+            },
+        ];
+        Ok(StoreHealth {
+            checks,
+            clock_skew_micros: skew,
+            pool_size: pool.size(),
+            pool_idle: u32::try_from(pool.num_idle()).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+fn missing(name: &'static str, wanted: &[&str], found: &[String]) -> Check {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|wanted| !found.iter().any(|found| found == wanted))
+        .collect();
+    Check {
+        name,
+        ok: missing.is_empty(),
+        detail: if missing.is_empty() {
+            format!("all {} present", wanted.len())
+        } else {
+            format!(
+                "missing or disabled: {}; run the migrations",
+                missing.join(", ")
+            )
+        },
+    }
+}
+
+async fn present_tables(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT c.relname::text
+           FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'portcullis' AND c.relkind IN ('r', 'p')",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+async fn enabled_triggers(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT t.tgname::text
+           FROM pg_catalog.pg_trigger t
+           JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'portcullis' AND t.tgenabled IN ('O', 'A') AND NOT t.tgisinternal",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// What the role may do to entries and should not.
+async fn excess_grants(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT p.name
+           FROM unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) AS p(name)
+          WHERE has_table_privilege('portcullis.entries', p.name)",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+async fn database_clock(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
+    sqlx::query_scalar("SELECT clock_timestamp()")
+        .fetch_one(pool)
+        .await
+}

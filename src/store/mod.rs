@@ -1,0 +1,173 @@
+//! The ground: one Postgres pool, the tenant, bounded retries, deadlines.
+//!
+//! Everything that is stored goes through a [`Store`], which holds the tenant, so that no query can
+//! forget it. A statement that the database aborted is tried again a few times; a lost connection
+//! is, where trying twice cannot do a thing twice. Nothing waits longer than its deadline, not even
+//! on a database that hangs.
+//!
+//! | The store is | what happens |
+//! |---|---|
+//! | reachable | statements run, aborted ones again |
+//! | unreachable | [`StoreError`] of kind `Unavailable`, at once or at the deadline |
+//! | hung | [`StoreError`] of kind `Unavailable`, at the deadline |
+//! | older or newer than this crate understands | [`connect`](crate::GovernanceBuilder::connect) refuses and says what to run |
+
+mod database;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+mod error;
+mod health;
+mod migrate;
+mod schema;
+#[cfg(feature = "embedded")]
+mod testing;
+mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+
+pub use database::{Database, DatabaseError};
+pub use error::{StoreError, StoreFault};
+pub use health::{Check, StoreHealth};
+pub use migrate::{MigrateError, Migrated, Migration};
+pub use schema::SchemaError;
+#[cfg(feature = "embedded")]
+pub use testing::TestDatabase;
+
+use crate::ids::TenantId;
+use crate::time::{Clock, Timestamp};
+
+/// The most times one statement is tried.
+const ATTEMPTS: u32 = 4;
+/// How long to wait before the second try; doubled for each one after.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// One tenant's view of the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    shared: Arc<Shared>,
+    tenant: TenantId,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: PgPool,
+    clock: Arc<dyn Clock>,
+    deadline: Duration,
+}
+
+impl Store {
+    pub(crate) fn new(
+        pool: PgPool,
+        tenant: TenantId,
+        clock: Arc<dyn Clock>,
+        deadline: Duration,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                pool,
+                clock,
+                deadline,
+            }),
+            tenant,
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.shared.pool
+    }
+
+    /// How to open a connection of one's own, apart from the pool.
+    pub(crate) fn connect_options(&self) -> Arc<PgConnectOptions> {
+        self.shared.pool.connect_options()
+    }
+
+    pub(crate) fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    pub(crate) fn for_tenant(&self, tenant: TenantId) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            tenant,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// What to bind where SQL says `coalesce($n, now())`.
+    pub(crate) fn database_now(&self) -> Option<Timestamp> {
+        self.shared.clock.database_override()
+    }
+
+    /// How long any one operation may take, retries included.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.shared.deadline
+    }
+
+    /// Runs `work`; again when the database aborted it, which is safe for every statement.
+    pub(crate) async fn run<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, sqlx::Error>>,
+    {
+        self.attempt(operation, StoreError::is_aborted, work).await
+    }
+
+    /// Runs `work`; again also when the connection was lost, so `work` must be one that can be done
+    /// twice.
+    pub(crate) async fn run_idempotent<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let again = |error: &StoreError| error.is_aborted() || error.is_lost();
+        self.attempt(operation, again, work).await
+    }
+
+    async fn attempt<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        again: impl Fn(&StoreError) -> bool,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let attempts = async {
+            let mut pause = FIRST_PAUSE;
+            let mut tries = 1;
+            loop {
+                let error = match work().await {
+                    Ok(done) => return Ok(done),
+                    Err(error) => StoreError::from_driver(operation, &error),
+                };
+                if tries == ATTEMPTS || !again(&error) {
+                    return Err(error);
+                }
+                tracing::debug!(operation, tries, %error, "trying a statement again");
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+                tries += 1;
+            }
+        };
+        match tokio::time::timeout(self.deadline(), attempts).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::timed_out(operation)),
+        }
+    }
+}

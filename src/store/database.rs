@@ -257,7 +257,7 @@ impl DatabaseError {
         match self {
             Self::NoUrl | Self::InvalidUrl => ErrorKind::Misuse,
             #[cfg(feature = "embedded")]
-            Self::Embedded(_) => ErrorKind::Unavailable,
+            Self::Embedded(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }

@@ -1,6 +1,6 @@
 //! A fresh, migrated database in one line, for the tests of host applications and for ours.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,6 +13,9 @@ use super::{Database, DatabaseError, MigrateError, StoreError, migrate};
 
 /// The server that tests may create databases on; without it, an embedded cluster is started.
 const SERVER_VARIABLE: &str = "PORTCULLIS_TEST_DATABASE_URL";
+
+/// The directory of a throw-away cluster ends with the number of the process it belongs to.
+const SCRATCH_PREFIX: &str = "portcullis-test-";
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 static COUNT: AtomicU32 = AtomicU32::new(0);

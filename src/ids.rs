@@ -31,6 +31,10 @@ pub trait IdKind: sealed::Sealed + 'static {
 }
 
 mod sealed {
+    #[expect(
+        unnameable_types,
+        reason = "a sealed trait is one that nobody else can name"
+    )]
     pub trait Sealed {}
 }
 
@@ -137,6 +141,11 @@ fn validate<K: IdKind>(text: &str) -> Result<(), InvalidId> {
         Some(at) => broken(Rule::Character { at }),
         None => Ok(()),
     }
+}
+
+/// Whether `text` could be parsed as an id, without making one.
+pub(crate) fn is_well_formed(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_ID_LEN && text.bytes().all(is_allowed)
 }
 
 const fn is_allowed(byte: u8) -> bool {
@@ -277,16 +286,6 @@ macro_rules! uuid_ids {
                 }
             }
 
-            #[allow(dead_code, reason = "not every kind is stored by every build")]
-            pub(crate) const fn from_uuid(id: Uuid) -> Self {
-                Self(id)
-            }
-
-            #[allow(dead_code, reason = "not every kind is stored by every build")]
-            pub(crate) const fn as_uuid(self) -> Uuid {
-                self.0
-            }
-
             /// The sixteen bytes of the UUID.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 16] {
@@ -325,7 +324,24 @@ uuid_ids! {
     ReservationId, "reservation id";
 }
 
-/// Text that is not a UUIDv7.
+/// The kinds that are stored as a UUID of their own column.
+macro_rules! stored_ids {
+    ($($name:ident),*) => {$(
+        impl $name {
+            pub(crate) const fn from_uuid(id: Uuid) -> Self {
+                Self(id)
+            }
+
+            pub(crate) const fn as_uuid(self) -> Uuid {
+                self.0
+            }
+        }
+    )*};
+}
+
+stored_ids!(EventId, ReservationId);
+
+/// Text that is not a `UUIDv7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid {what}: not a UUID of version 7; use the one you were given, or make one with new()"

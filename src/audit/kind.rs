@@ -119,6 +119,11 @@ impl AppKind {
     ///
     /// [`InvalidKind`] if it is a system kind, or no kind at all.
     pub fn parse(text: &str) -> Result<Self, InvalidKind> {
+        Self::check(text).map(|()| Self(text.to_owned()))
+    }
+
+    /// What [`parse`](Self::parse) would say, without keeping the text.
+    pub(crate) fn check(text: &str) -> Result<(), InvalidKind> {
         let Some(rest) = text.strip_prefix("app.") else {
             return Err(InvalidKind::Reserved);
         };
@@ -129,7 +134,7 @@ impl AppKind {
         if text.len() > MAX_LEN || !rest.split('.').all(word) {
             return Err(InvalidKind::Form);
         }
-        Ok(Self(text.to_owned()))
+        Ok(())
     }
 
     /// The kind, `app.` included.

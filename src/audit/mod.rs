@@ -1,48 +1,141 @@
 //! The audit trail: keyed, hash-chained, append-only.
+//!
+//! Every entry carries a MAC over all of its fields and the MAC before it, under a key that the
+//! database does not have.
+//!
+//! What [`append`](Audit::append) acknowledges is committed: once, at one place of one chain, under
+//! a MAC that covers everything before it. Each writer holds chains of its own, so that processes do
+//! not wait for each other; a writer that lost its chain is fenced and goes on with another. An
+//! event that is recorded again under its id is acknowledged where it stands.
+//!
+//! | The store is | [`append`](Audit::append) | [`log`](Audit::log) | [`log_detached`](Audit::log_detached) |
+//! |---|---|---|---|
+//! | reachable | the place of the entry | `Committed` | recorded |
+//! | unreachable | an error, after a second of trying | `Lost`, with the error | counted and warned of |
+//! | hung, or the outcome unknown | an error at the deadline; may still be committed | `Lost`, likewise | counted and warned of |
+//! | not where it was left (a restore) | the chain is stopped, the entry goes to a fresh one | likewise | likewise |
+//!
+//! ```no_run
+//! # async fn example(audit: portcullis::audit::Audit, me: portcullis::Principal) -> Result<(), Box<dyn std::error::Error>> {
+//! use portcullis::audit::{AuditEvent, Query};
+//!
+//! let receipt = audit.log(AuditEvent::new(&me, "app.invoice.read").with("invoice", "inv_381")).await;
+//! assert!(receipt.committed().is_some());
+//!
+//! let page = audit.events(&Query::all().session(me.session_id())).await?;
+//! let report = audit.verify_all().await?;
+//! assert!(report.is_clean(), "{report}");
+//! # Ok(())
+//! # }
+//! ```
 
 mod error;
 mod keys;
 mod kind;
 mod model;
+mod read;
 mod row;
+mod store;
+mod stored;
+mod verify;
+mod writer;
 
 use std::sync::Arc;
 
 pub use error::AuditError;
 pub use keys::{AuditKeys, KeyError};
+pub(crate) use keys::{Purpose, sha256};
 pub use kind::{AppKind, InvalidKind, Kind};
 pub use model::{AuditEvent, Committed, Entry, Receipt};
+pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
+pub use verify::{ChainReport, Finding, FindingClass, Progress, Scope, Verdict, Verification};
+pub use writer::AuditStats;
 
+use self::writer::Writer;
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
-use crate::store::Store;
+use crate::ids::TenantId;
+use crate::store::{Database, DatabaseError, Store};
+use crate::time::SystemClock;
 
 /// The audit trail of one tenant. Cheap to clone; every clone is the same writer.
+///
+/// Dropping the last clone ends the writer without waiting: call [`shutdown`](Self::shutdown) first.
 #[derive(Clone, Debug)]
 pub struct Audit {
     shared: Arc<(Store, AuditKeys)>,
+    check_reads: bool,
+    writer: Writer,
+}
+
+/// What the builder decides for the trail.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AuditOptions {
+    /// Whether every entry that is read is checked against its MAC.
+    pub(crate) verify_on_read: bool,
 }
 
 impl Audit {
-    pub(crate) fn start(store: Store, keys: AuditKeys) -> Self {
+    /// A writer without the gates, for the tenant's trail in `database`.
+    ///
+    /// Hosts that enforce anything build a [`Governance`](crate::Governance) instead, which also
+    /// checks the schema. Nothing is opened before the first event.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError`] if the URL is none, or the embedded cluster cannot be started.
+    pub async fn open(
+        database: &Database,
+        keys: AuditKeys,
+        tenant: TenantId,
+    ) -> Result<Self, DatabaseError> {
+        let pool = database.connect_pool().await?;
+        let store = Store::new(pool, tenant, Arc::new(SystemClock), database.deadline());
+        Ok(Self::start(store, keys, AuditOptions::default()))
+    }
+
+    pub(crate) fn start(store: Store, keys: AuditKeys, options: AuditOptions) -> Self {
         Self {
+            writer: Writer::start(store.clone(), &keys),
             shared: Arc::new((store, keys)),
+            check_reads: options.verify_on_read,
         }
     }
 
-    /// Records `event`; never fails the host.
+    /// Records `event`; never fails the host. The receipt says what became of it.
+    ///
+    /// Answers within the deadline of the [`Database`], even if the database hangs.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`append`](Self::append).
     pub async fn log(&self, event: AuditEvent) -> Receipt {
         let id = event.id();
         match self.append(event).await {
             Ok(committed) => Receipt::Committed(committed),
-            Err(error) => Receipt::Lost { id, error },
+            Err(error) => {
+                tracing::warn!(%id, %error, "an audit event was not recorded");
+                Receipt::Lost { id, error }
+            }
         }
     }
 
-    /// Records `event`, or says why it could not.
+    /// Records `event`, or says why it could not. `Ok` means committed, durably.
     ///
     /// # Errors
     ///
-    /// [`AuditError`].
+    /// * [`AuditError::Kind`], [`AuditError::Metadata`], [`AuditError::Field`]: the event cannot be
+    ///   stored. Nothing was sent.
+    /// * [`AuditError::IdReused`] if another event has this id. It stands unchanged.
+    /// * [`AuditError::Overloaded`] if there was no room in the queue before the deadline.
+    /// * [`AuditError::Closed`] after [`shutdown`](Self::shutdown).
+    /// * [`AuditError::Store`] if the database did not take it in time. It **may still be
+    ///   committed** later. Recording the same event (the same id) again is safe: it is
+    ///   acknowledged with the place that it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the event is queued, which takes no waiting unless the queue is full, it is committed
+    /// whether or not the future is dropped. Recording the same event again is safe.
     pub async fn append(&self, event: AuditEvent) -> Result<Committed, AuditError> {
         self.append_all(vec![event])
             .await?
@@ -50,18 +143,51 @@ impl Audit {
             .ok_or(AuditError::Closed)
     }
 
-    /// Records all of `events` in one batch, next to each other, or none.
-    pub(crate) async fn append_all(
-        &self,
-        _events: Vec<AuditEvent>,
-    ) -> Result<Vec<Committed>, AuditError> {
-        let _ = &self.shared;
-        Err(AuditError::Closed)
+    /// Records all of `events` in one batch, next to each other in one chain, or none of them.
+    ///
+    /// Those that are on record already are acknowledged where they stand.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append); one bad event refuses all.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`append`](Self::append).
+    pub async fn append_all(&self, events: Vec<AuditEvent>) -> Result<Vec<Committed>, AuditError> {
+        self.writer.append(events).await
     }
 
-    /// Records `event` behind the caller's back: nothing waits for it.
-    pub(crate) fn log_detached(&self, _event: AuditEvent) {}
+    /// Records `event` behind the caller's back: nothing waits for it, and nothing blocks.
+    ///
+    /// For places that cannot wait, such as `Drop`. An event that cannot be queued or committed is
+    /// counted in [`AuditStats::lost`] and warned of.
+    pub fn log_detached(&self, event: AuditEvent) {
+        self.writer.append_detached(event);
+    }
 
-    /// Waits until everything that was handed over is recorded, and stops.
-    pub(crate) async fn shutdown(&self) {}
+    /// Verifies every entry of the tenant: [`verify`](Self::verify) of [`Scope::All`].
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    pub async fn verify_all(&self) -> Result<Verification, AuditError> {
+        self.verify(Scope::All).await
+    }
+
+    /// What the writer has done so far.
+    #[must_use]
+    pub fn stats(&self) -> AuditStats {
+        self.writer.stats()
+    }
+
+    /// Takes no more events, waits until those that were handed over are recorded or given up, and
+    /// gives the chains back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: the draining goes on, and it may be waited for again.
+    pub async fn shutdown(&self) {
+        self.writer.shutdown().await;
+    }
 }

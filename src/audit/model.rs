@@ -122,6 +122,12 @@ impl AuditEvent {
         self
     }
 
+    /// What came out, hashed already.
+    pub(crate) const fn output_sha256(mut self, hash: Tag) -> Self {
+        self.output = Some(hash);
+        self
+    }
+
     /// What was decided, in a word.
     #[must_use]
     pub fn decision(mut self, decision: impl Into<String>) -> Self {
@@ -147,20 +153,23 @@ impl AuditEvent {
     }
 
     /// Checks everything that can be wrong with an event, before it is batched with others.
-    pub(super) fn seal(self) -> Result<Draft, AuditError> {
+    ///
+    /// `now` is when it happened if the caller does not say.
+    pub(super) fn seal(self, now: Timestamp) -> Result<Draft, AuditError> {
         let metadata = Metadata::from_map(self.metadata?)?;
-        if let Some(decision) = &self.decision {
-            if decision.is_empty() || decision.len() > MAX_DECISION || decision.contains('\0') {
-                return Err(AuditError::Field {
-                    field: "decision",
-                    problem: "must have 1 to 64 bytes and no NUL; use one word",
-                });
-            }
+        if let Some(decision) = &self.decision
+            && (decision.is_empty() || decision.len() > MAX_DECISION || decision.contains('\0'))
+        {
+            return Err(AuditError::Field {
+                field: "decision",
+                problem: "must have 1 to 64 bytes and no NUL; use one word",
+            });
         }
         Ok(Draft {
             id: self.id,
             kind: self.kind?,
-            occurred: self.occurred,
+            occurred: self.occurred.unwrap_or(now),
+            occurred_given: self.occurred.is_some(),
             session: self.session,
             agent: self.agent,
             user: self.user,
@@ -179,7 +188,9 @@ impl AuditEvent {
 pub(super) struct Draft {
     pub(super) id: EventId,
     pub(super) kind: Kind,
-    pub(super) occurred: Option<Timestamp>,
+    pub(super) occurred: Timestamp,
+    /// Whether the caller said so. If not, recording the same event again gives another moment.
+    pub(super) occurred_given: bool,
     pub(super) session: Option<SessionId>,
     pub(super) agent: Option<AgentId>,
     pub(super) user: Option<UserId>,

@@ -81,8 +81,13 @@ impl Row<'_> {
 
 /// The MAC of the row whose bytes are `encoded`, after `previous`.
 pub(crate) fn mac(key: &MacKey, encoded: &Fields, previous: &Tag) -> Tag {
+    mac_of(key, encoded.as_bytes(), previous)
+}
+
+/// The MAC of the row with the bytes `encoded`, after `previous`.
+pub(crate) fn mac_of(key: &MacKey, encoded: &[u8], previous: &Tag) -> Tag {
     // The previous MAC is a field too: present, 32 bytes long.
-    key.tag(&[encoded.as_bytes(), &[1, 0, 0, 0, 32], previous])
+    key.tag(&[encoded, &[1, 0, 0, 0, 32], previous])
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl StoreError {
     pub(crate) fn from_driver(operation: &'static str, error: &sqlx::Error) -> Self {
         let (fault, sqlstate) = match error {
             sqlx::Error::Database(refusal) => {
-                let code = refusal.code().map(|code| code.into_owned());
+                let code = refusal.code().map(std::borrow::Cow::into_owned);
                 (fault_of(code.as_deref().unwrap_or_default()), code)
             }
             sqlx::Error::PoolTimedOut => (StoreFault::PoolExhausted, None),

@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 7] = [
     "schema_migrations",
     "chains",
     "entries",
@@ -15,7 +15,6 @@ const TABLES: [&str; 8] = [
     "budgets",
     "budget_windows",
     "reservations",
-    "reservation_charges",
 ];
 
 /// Every trigger that must be there and enabled.
@@ -107,7 +106,11 @@ impl Store {
             Check {
                 name: "clock",
                 ok: !skewed,
-                detail: format!("{skew} microseconds ahead of the database"),
+                detail: format!(
+                    "{} ms {} the database's",
+                    skew.unsigned_abs() / 1_000,
+                    if skew < 0 { "behind" } else { "ahead of" }
+                ),
             },
         ];
         Ok(StoreHealth {

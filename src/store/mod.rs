@@ -1,6 +1,6 @@
 //! The ground: one Postgres pool, the tenant, bounded retries, deadlines.
 //!
-//! Everything that is stored goes through a [`Store`], which holds the tenant, so that no query can
+//! Everything that is stored goes through a `Store`, which holds the tenant, so that no query can
 //! forget it. A statement that the database aborted is tried again a few times; a lost connection
 //! is, where trying twice cannot do a thing twice. Nothing waits longer than its deadline, not even
 //! on a database that hangs.
@@ -26,14 +26,15 @@ mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgPool, Postgres, Transaction};
 
 pub use database::{Database, DatabaseError};
 pub use error::{StoreError, StoreFault};
 pub use health::{Check, StoreHealth};
 pub use migrate::{MigrateError, Migrated, Migration};
 pub use schema::SchemaError;
+pub(crate) use schema::check as check_schema;
 #[cfg(feature = "embedded")]
 pub use testing::TestDatabase;
 
@@ -108,6 +109,15 @@ impl Store {
     /// How long any one operation may take, retries included.
     pub(crate) fn deadline(&self) -> Duration {
         self.shared.deadline
+    }
+
+    /// Begins a transaction, by a task of its own: cancelled between sending BEGIN and hearing of it,
+    /// the driver would give the connection back with the transaction open.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let pool = self.pool().clone();
+        tokio::spawn(async move { pool.begin().await })
+            .await
+            .unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 
     /// Runs `work`; again when the database aborted it, which is safe for every statement.

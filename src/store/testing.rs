@@ -92,14 +92,13 @@ impl TestDatabase {
 
 impl Server {
     async fn start() -> Result<Self, MigrateError> {
-        let (options, cluster) = match std::env::var(SERVER_VARIABLE) {
-            Ok(url) => (url.parse().map_err(|_| DatabaseError::InvalidUrl)?, None),
-            Err(_) => {
-                let cluster = Cluster::start_with(scratch_directory(), Durability::Throwaway)
-                    .await
-                    .map_err(DatabaseError::from)?;
-                (cluster.options("postgres"), Some(cluster))
-            }
+        let (options, cluster) = if let Ok(url) = std::env::var(SERVER_VARIABLE) {
+            (url.parse().map_err(|_| DatabaseError::InvalidUrl)?, None)
+        } else {
+            let cluster = Cluster::start_with(scratch_directory(), Durability::Throwaway)
+                .await
+                .map_err(DatabaseError::from)?;
+            (cluster.options("postgres"), Some(cluster))
         };
         let mut server = Self {
             options,
@@ -159,12 +158,31 @@ impl Server {
 
 /// Where the throw-away cluster of this process lives.
 fn scratch_directory() -> PathBuf {
-    let base = if cfg!(target_os = "macos") {
+    let base = PathBuf::from(if cfg!(target_os = "macos") {
         "/private/tmp"
     } else {
         "/var/tmp"
-    };
-    PathBuf::from(base).join(format!("portcullis-test-{}", std::process::id()))
+    });
+    remove_leftovers(&base);
+    base.join(format!("{SCRATCH_PREFIX}{}", std::process::id()))
+}
+
+/// Removes the clusters of test processes that have ended: a process cannot remove its own, since
+/// the server outlives it by a moment.
+fn remove_leftovers(base: &Path) {
+    // Where processes cannot be looked up by number, nothing is removed.
+    if !Path::new("/proc/self").exists() {
+        return;
+    }
+    for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(SCRATCH_PREFIX)?.parse::<u32>().ok());
+        if number.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 async fn create(
@@ -200,10 +218,6 @@ async fn drop_database(admin: &mut PgConnection, name: &str) -> Result<(), Store
 //
 // INVARIANT: every name here is made above from a process id, a counter or a hash: lower-case
 // letters, digits and `_`.
-#[expect(
-    clippy::disallowed_types,
-    reason = "the name of a database cannot be a bind parameter"
-)]
 async fn identifier(
     admin: &mut PgConnection,
     head: &str,

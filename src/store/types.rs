@@ -25,8 +25,7 @@ impl PgHasArrayType for Timestamp {
 
 impl Encode<'_, Postgres> for Timestamp {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let micros = self.as_micros() - POSTGRES_EPOCH_MICROS;
-        buffer.extend_from_slice(&micros.to_be_bytes());
+        buffer.extend_from_slice(&self.to_postgres().to_be_bytes());
         Ok(IsNull::No)
     }
 }
@@ -45,6 +44,11 @@ impl Timestamp {
     /// From Postgres' own count.
     pub(crate) const fn from_postgres(micros: i64) -> Self {
         Self::from_micros(micros.saturating_add(POSTGRES_EPOCH_MICROS))
+    }
+
+    /// In Postgres' own count.
+    pub(crate) const fn to_postgres(self) -> i64 {
+        self.as_micros() - POSTGRES_EPOCH_MICROS
     }
 }
 

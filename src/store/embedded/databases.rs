@@ -66,6 +66,26 @@ impl Cluster {
         self.run("creating a database", sql).await
     }
 
+    /// Creates an empty database unless there is one of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`EmbeddedError::Statement`] if it could not be created.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: a dropped future may have created the database. Calling it again is
+    /// harmless.
+    pub async fn ensure_database(&self, name: &DatabaseName) -> Result<(), EmbeddedError> {
+        match self.create_database(name).await {
+            Err(EmbeddedError::Statement {
+                sqlstate: Some(code),
+                ..
+            }) if code == "42P04" => Ok(()),
+            answer => answer,
+        }
+    }
+
     /// Creates the database `name` as a copy of `template`, which nobody may be connected to.
     ///
     /// # Errors

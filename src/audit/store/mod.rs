@@ -1,0 +1,11 @@
+//! Every SQL statement of the audit trail, and nothing else.
+
+pub(super) mod append;
+pub(super) mod column;
+pub(super) mod columns;
+pub(super) mod lineage;
+pub(super) mod lookup;
+pub(super) mod read;
+#[cfg(all(test, feature = "embedded"))]
+mod tests;
+pub(super) mod verify;

@@ -1,0 +1,410 @@
+//! The walk along one chain: stored entries in, findings out. No I/O.
+//!
+//! Each entry's MAC covers the entry and the MAC before it. A MAC that is right *after some known
+//! predecessor* proves the entry, whatever that predecessor was: nobody makes one without the key.
+//! So after a bad entry both the MAC that is stored for it and the one that it should have are
+//! accepted as the predecessor of the next, which says which of the two lied, and one changed
+//! entry is one finding:
+//!
+//! * its content was changed: the next follows the stored MAC; one [`BadMac`](FindingClass::BadMac);
+//! * its MAC was changed: the next follows the computed MAC; one `BadMac`;
+//! * it was moved here from elsewhere: its MAC is remembered, and the entry that followed it where
+//!   it was is proved by it.
+//!
+//! Content and MAC replaced together leave nothing to prove the next entry by; it is reported too,
+//! and says so. After a gap, the next entry is counted as unproved, but not accused.
+
+use subtle::ConstantTimeEq as _;
+
+use super::canonical::is_canonical;
+use super::doubt::Doubt;
+use super::finding::{ChainReport, Finding, FindingClass, Findings};
+use super::keyring::Keyring;
+use crate::audit::keys::Tag;
+use crate::audit::kind::{AppKind, Kind};
+use crate::audit::row::{self, GENESIS, Row};
+use crate::audit::stored::{Stored, Torn};
+use crate::canon::Fields;
+
+const GENESIS_KIND: &str = "chain.genesis";
+const INGESTS: [&str; 4] = ["live", "journal", "transaction", "import"];
+
+/// Where a chain says that it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) next_seq: u64,
+    pub(super) mac: Option<Tag>,
+    pub(super) key_id: Option<u32>,
+    pub(super) recorded_us: i64,
+}
+
+/// Which part of a chain is walked, and what is known of its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) chain_no: u32,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) head: Option<Head>,
+    /// The last entry that is stored, whatever the head says.
+    pub(super) max_seq: u64,
+}
+
+impl Part {
+    /// The whole of a chain.
+    pub(super) fn whole(chain_no: u32, head: Option<Head>, max_seq: u64) -> Self {
+        let part = Self {
+            chain_no,
+            from: 1,
+            to: u64::MAX,
+            head,
+            max_seq,
+        };
+        Self {
+            to: part.last(),
+            ..part
+        }
+    }
+
+    /// The last entry that there is or should be.
+    pub(super) fn last(&self) -> u64 {
+        self.head_seq().unwrap_or(0).max(self.max_seq)
+    }
+
+    /// Where to begin reading: two entries early, so that the first one's predecessor is known,
+    /// and is not accused of the change of its own.
+    pub(super) fn lead_in(&self) -> u64 {
+        self.from.saturating_sub(2).max(1)
+    }
+
+    fn head_seq(&self) -> Option<u64> {
+        self.head.map(|head| head.next_seq.saturating_sub(1))
+    }
+}
+
+/// What an entry follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// An entry that is proved.
+    Proved(Tag),
+    /// An entry that is not; what is known of its MAC is in [`Doubt`].
+    Doubtful,
+    /// Nothing that is known.
+    Unknown,
+}
+
+/// The walk, after some of the entries.
+#[derive(Debug)]
+pub(super) struct Walk<'k> {
+    keys: &'k Keyring,
+    part: Part,
+    report: ChainReport,
+    before: Before,
+    doubt: Doubt,
+    /// The sequence number that comes next.
+    next: u64,
+    /// What `before` was for the last entry, where a second one at the same place belongs.
+    fork: Before,
+    last_recorded: Option<i64>,
+    /// Intact entries past the head.
+    beyond: Option<(u64, u64)>,
+    encoded: Fields,
+}
+
+impl<'k> Walk<'k> {
+    pub(super) fn new(keys: &'k Keyring, part: Part) -> Self {
+        let head = part.head_seq();
+        let next = part.lead_in();
+        let before = if next == 1 {
+            Before::Proved(GENESIS)
+        } else {
+            Before::Unknown
+        };
+        Self {
+            keys,
+            part,
+            report: ChainReport::new(part.chain_no, part.from, part.to, head),
+            before,
+            doubt: Doubt::default(),
+            next,
+            fork: before,
+            last_recorded: None,
+            beyond: None,
+            encoded: Fields::default(),
+        }
+    }
+
+    pub(super) const fn report(&self) -> &ChainReport {
+        &self.report
+    }
+
+    /// Takes the next entry. Entries come in the order of their sequence numbers.
+    pub(super) fn entry(&mut self, stored: &Stored<'_>, findings: &mut Findings) {
+        let row = &stored.row;
+        self.arrive(row.seq, findings);
+        let Some(key) = self.keys.key(row.key_id) else {
+            let detail = "the entry names a key that is not in the keyring";
+            self.find(FindingClass::UnknownKey, row.seq, detail, findings);
+            self.follow_unproved(stored.mac);
+            return;
+        };
+        row.encode(&mut self.encoded);
+        let good = match (self.before, stored.mac) {
+            (_, None) | (Before::Unknown, _) => false,
+            (Before::Proved(previous), Some(mac)) => {
+                bool::from(row::mac(key, &self.encoded, &previous).ct_eq(mac))
+            }
+            (Before::Doubtful, Some(mac)) => self.doubt.explains(key, &self.encoded, mac),
+        };
+        // A gap may have been made by moving an entry that came by earlier.
+        let good = good
+            || matches!((self.before, stored.mac), (Before::Unknown, Some(mac))
+                if self.doubt.has_displaced(key, &self.encoded, mac));
+        match (good, stored.mac) {
+            (true, Some(mac)) => self.proved(row, mac, findings),
+            _ => self.unproved(stored, findings),
+        }
+    }
+
+    /// Takes an entry that cannot be read.
+    pub(super) fn torn(&mut self, torn: &Torn<'_>, findings: &mut Findings) {
+        let seq = torn.seq.and_then(|seq| u64::try_from(seq).ok());
+        if let Some(seq) = seq.filter(|&seq| seq > 0) {
+            self.arrive(seq, findings);
+            self.find(FindingClass::Encoding, seq, torn.column, findings);
+            self.follow_unproved(torn.mac);
+        } else {
+            let detail = "an entry has a place before the first";
+            self.report.entries += 1;
+            findings.push(self.finding(FindingClass::Encoding, 0, 0, detail));
+        }
+    }
+
+    /// Takes note of the end, after the last entry.
+    pub(super) fn finish(mut self, findings: &mut Findings) -> ChainReport {
+        if self.part.from > self.part.to {
+            // It was asked for what lies past the end.
+            return self.report;
+        }
+        let last = self.next.saturating_sub(1);
+        if let Some((first, through)) = self.beyond {
+            let detail = "intact entries stand past the head; it was set back";
+            findings.push(self.finding(FindingClass::Rollback, first, through, detail));
+        }
+        match self.part.head {
+            Some(head) => self.finish_at(&head, last, findings),
+            None if self.part.to >= self.part.max_seq => {
+                let detail = "the chain's head is gone, and with it where the chain ended";
+                findings.push(self.finding(FindingClass::Truncated, last + 1, last + 1, detail));
+            }
+            None => {
+                let to = self.part.to;
+                self.miss(last, to, findings);
+            }
+        }
+        self.report
+    }
+
+    fn finish_at(&mut self, head: &Head, last: u64, findings: &mut Findings) {
+        let head_seq = head.next_seq.saturating_sub(1);
+        self.miss(last, head_seq.min(self.part.to), findings);
+        if self.part.to < head_seq {
+            return;
+        }
+        if head.key_id.is_none_or(|id| self.keys.key(id).is_none()) {
+            let detail = "the head names a key that is not in the keyring";
+            findings.push(self.finding(FindingClass::UnknownKey, head_seq, head_seq, detail));
+        }
+        // Where entries are missing or past the head, its MAC is that of no entry here.
+        if last != head_seq {
+            return;
+        }
+        if matches!(self.before, Before::Proved(_))
+            && self
+                .last_recorded
+                .is_some_and(|last| head.recorded_us != last)
+        {
+            let detail = "the head was recorded at another time than the last entry";
+            findings.push(self.finding(FindingClass::Time, head_seq, head_seq, detail));
+        }
+        let agrees = |mac: &Tag| head.mac.is_some_and(|head| bool::from(head.ct_eq(mac)));
+        let fits = match &self.before {
+            Before::Proved(mac) => agrees(mac),
+            // That last entry has a finding of its own, or none of its predecessors is known; the
+            // head can only contradict what is stored for it.
+            Before::Doubtful => self.doubt.macs().any(agrees) || self.doubt.is_reported(),
+            Before::Unknown => true,
+        };
+        if !fits {
+            let detail = "the head names another last entry than the one that is stored";
+            findings.push(self.finding(FindingClass::Fork, head_seq, head_seq, detail));
+        }
+    }
+
+    /// Reports what is missing after `last`, if it should go on to `to`.
+    fn miss(&mut self, last: u64, to: u64, findings: &mut Findings) {
+        let last = last.max(self.part.from.saturating_sub(1));
+        if last >= to {
+            return;
+        }
+        let finding = if self.part.max_seq > to {
+            self.finding(FindingClass::Gap, last + 1, to, "entries are missing")
+        } else {
+            let detail = "entries at the end are missing; the head says that they were there";
+            self.finding(FindingClass::Truncated, last + 1, to, detail)
+        };
+        findings.push(finding);
+    }
+
+    /// Comes to the place `seq`: counts it, and reports what is missing before it.
+    fn arrive(&mut self, seq: u64, findings: &mut Findings) {
+        if seq >= self.part.from {
+            self.report.entries += 1;
+        }
+        if seq < self.next {
+            let detail = "two entries stand at one place";
+            self.find(FindingClass::Fork, seq, detail, findings);
+            // The next entry follows one of them, and is not to blame.
+            if let Before::Proved(mac) = self.before {
+                self.doubt.displace(self.keys, &mac);
+            }
+            self.before = self.fork;
+            return;
+        }
+        if seq > self.next {
+            // Past the head nothing is known to have been, so nothing is known to be missing.
+            let through = match self.part.head_seq() {
+                Some(head) => (seq - 1).min(head),
+                None => seq - 1,
+            };
+            // A predecessor that is missing is the range's business too.
+            if through >= self.next && through + 1 >= self.part.from {
+                let detail = "entries are missing";
+                findings.push(self.finding(FindingClass::Gap, self.next, through, detail));
+            }
+            self.before = Before::Unknown;
+        }
+        self.fork = self.before;
+        self.next = seq.saturating_add(1);
+    }
+
+    fn proved(&mut self, row: &Row<'_>, mac: &Tag, findings: &mut Findings) {
+        if row.seq >= self.part.from {
+            self.report.prove(row.key_id);
+        }
+        if self
+            .last_recorded
+            .is_some_and(|last| row.recorded_us < last)
+        {
+            let detail = "the entry was recorded earlier than the one before it";
+            self.find(FindingClass::Time, row.seq, detail, findings);
+        }
+        if let Some(detail) = strange(row) {
+            self.find(FindingClass::Encoding, row.seq, detail, findings);
+        }
+        if self.part.head_seq().is_some_and(|head| row.seq > head) {
+            let first = self.beyond.map_or(row.seq, |(first, _)| first);
+            self.beyond = Some((first, row.seq));
+        }
+        self.last_recorded = Some(row.recorded_us);
+        self.before = Before::Proved(*mac);
+        self.doubt.settle();
+    }
+
+    fn unproved(&mut self, stored: &Stored<'_>, findings: &mut Findings) {
+        let seq = stored.row.seq;
+        let beyond = self.part.head_seq().is_some_and(|head| seq > head);
+        let lost = self.before == Before::Unknown && stored.mac.is_some() && !beyond;
+        if lost {
+            if seq >= self.part.from {
+                self.report.leave_unproved(seq);
+            }
+        } else {
+            let detail = match self.before {
+                Before::Proved(_) => "the entry is not what was written there",
+                _ => {
+                    "the entry is not what was written there, or the MAC of the one before it was replaced"
+                }
+            };
+            self.find(FindingClass::BadMac, seq, detail, findings);
+        }
+        let Some(key) = self.keys.key(stored.row.key_id) else {
+            return;
+        };
+        if let (Before::Unknown | Before::Doubtful, Some(mac)) = (self.before, stored.mac) {
+            self.doubt
+                .remember(seq, stored.row.key_id, &self.encoded, mac, lost);
+        }
+        let follows = match self.before {
+            Before::Proved(mac) => Some(mac),
+            _ => None,
+        };
+        self.doubt
+            .enter(key, &self.encoded, follows, stored.mac, !lost);
+        if let Some(mac) = stored.mac.filter(|_| !lost) {
+            for late in self.doubt.displace(self.keys, mac) {
+                if late.seq < self.part.from {
+                    continue;
+                }
+                if !late.lost {
+                    findings.withdraw(FindingClass::BadMac, self.part.chain_no, late.seq);
+                }
+                self.report.prove_late(late.seq, late.key_id);
+            }
+        }
+        self.before = Before::Doubtful;
+    }
+
+    /// Goes on after an entry whose MAC cannot be computed.
+    fn follow_unproved(&mut self, mac: Option<&Tag>) {
+        self.before = if mac.is_some() {
+            self.doubt.replace(mac);
+            Before::Doubtful
+        } else {
+            Before::Unknown
+        };
+    }
+
+    fn find(&self, class: FindingClass, seq: u64, detail: &'static str, findings: &mut Findings) {
+        if seq >= self.part.from {
+            findings.push(self.finding(class, seq, seq, detail));
+        }
+    }
+
+    fn finding(
+        &self,
+        class: FindingClass,
+        seq: u64,
+        through: u64,
+        detail: &'static str,
+    ) -> Finding {
+        Finding {
+            class,
+            chain_no: self.part.chain_no,
+            seq,
+            through,
+            detail,
+        }
+    }
+}
+
+/// What an entry has that this crate does not write, though it has the key's MAC.
+fn strange(row: &Row<'_>) -> Option<&'static str> {
+    let known = if row.kind.starts_with("app.") {
+        AppKind::check(row.kind).is_ok()
+    } else {
+        Kind::parse(row.kind).is_some()
+    };
+    if !known {
+        return Some("the entry's kind is unknown");
+    }
+    if (row.kind == GENESIS_KIND) != (row.seq == 1) {
+        return Some("a chain begins with chain.genesis, and only there");
+    }
+    if !INGESTS.contains(&row.ingest) {
+        return Some("the entry came in a way that is unknown");
+    }
+    (!is_canonical(row.metadata)).then_some("the entry's metadata is not canonical")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! From drafts to the rows of one append: places, MACs, columns.
+
+use uuid::Uuid;
+
+use super::Keys;
+use super::queue::Group;
+use crate::audit::keys::Tag;
+use crate::audit::model::{Committed, Draft};
+use crate::audit::row::{GENESIS, Row, mac};
+use crate::audit::store::append::{Genesis, Head};
+use crate::audit::store::column::Columns;
+use crate::canon::Fields;
+use crate::ids::TenantId;
+use crate::time::Timestamp;
+
+/// What a chain's entries have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'p> {
+    pub(super) tenant: &'p TenantId,
+    pub(super) keys: &'p Keys,
+    pub(super) chain_no: u32,
+}
+
+/// The rows of one append. Its memory is kept from batch to batch.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) columns: Columns,
+    /// The head that the batch follows.
+    pub(super) from: Head,
+    /// The head once it is appended.
+    pub(super) to: Head,
+    bytes: Fields,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        let nowhere = Head {
+            next_seq: 1,
+            mac: GENESIS,
+            recorded: Timestamp::MIN,
+        };
+        Self {
+            columns: Columns::default(),
+            from: nowhere,
+            to: nowhere,
+            bytes: Fields::default(),
+        }
+    }
+}
+
+impl Batch {
+    /// How many entries it has.
+    pub(super) const fn len(&self) -> u64 {
+        self.to.next_seq.saturating_sub(self.from.next_seq)
+    }
+
+    /// Chains the drafts of `groups` that are not on record yet to `head`, and gives them their
+    /// places.
+    pub(super) fn fill(
+        &mut self,
+        place: Place<'_>,
+        head: &Head,
+        now: Timestamp,
+        groups: &mut [Group],
+    ) {
+        self.columns.clear();
+        self.from = *head;
+        self.to = Head {
+            // Time never runs backwards within a chain, whatever the hosts' clocks do.
+            recorded: now.max(head.recorded),
+            ..*head
+        };
+        for group in groups {
+            for (draft, placed) in group.drafts.iter().zip(&mut group.placed) {
+                if placed.on_record {
+                    continue;
+                }
+                placed.at = Committed {
+                    id: draft.id,
+                    chain_no: place.chain_no,
+                    seq: self.to.next_seq,
+                };
+                self.push(place, draft);
+            }
+        }
+    }
+
+    fn push(&mut self, place: Place<'_>, draft: &Draft) {
+        let hashes = Hashes::of(place.keys, draft);
+        let row = row(place, &self.to, draft, &hashes);
+        row.encode(&mut self.bytes);
+        self.to.mac = mac(&place.keys.chain, &self.bytes, &self.to.mac);
+        self.to.next_seq = self.to.next_seq.saturating_add(1);
+
+        let columns = &mut self.columns;
+        columns.kind.push(Some(row.kind.as_bytes()));
+        columns.occurred_at.push_time(draft.occurred);
+        columns.event_id.push(Some(row.event_id));
+        columns.session_id.push(row.session.map(str::as_bytes));
+        columns.agent_id.push(row.agent.map(str::as_bytes));
+        columns.user_id.push(row.user.map(str::as_bytes));
+        columns.parent_id.push(row.parent);
+        columns.model.push(row.model.map(str::as_bytes));
+        columns.input_hash.push(row.input_hash);
+        columns.output_hash.push(row.output_hash);
+        columns.decision.push(row.decision.map(str::as_bytes));
+        columns.metadata.push(Some(row.metadata.as_bytes()));
+        columns.mac.push(Some(&self.to.mac));
+    }
+
+    /// The first entry of a chain, and the chain's head after it.
+    pub(super) fn genesis<'d>(
+        &mut self,
+        place: Place<'_>,
+        now: Timestamp,
+        draft: &'d Draft,
+    ) -> (Genesis<'d>, Head) {
+        let first = Head {
+            next_seq: 1,
+            mac: GENESIS,
+            recorded: now,
+        };
+        let draft_at = Draft {
+            occurred: now,
+            ..draft.clone()
+        };
+        row(place, &first, &draft_at, &Hashes::of(place.keys, &draft_at)).encode(&mut self.bytes);
+        let mac = mac(&place.keys.chain, &self.bytes, &GENESIS);
+        let genesis = Genesis {
+            recorded: now,
+            event_id: draft.id.as_uuid(),
+            kind: draft.kind.as_str(),
+            metadata: draft.metadata.as_str(),
+            mac,
+        };
+        let head = Head {
+            next_seq: 2,
+            mac,
+            recorded: now,
+        };
+        (genesis, head)
+    }
+}
+
+/// The keyed hashes of a draft's content.
+pub(super) struct Hashes {
+    pub(super) input: Option<Tag>,
+    pub(super) output: Option<Tag>,
+}
+
+impl Hashes {
+    pub(super) fn of(keys: &Keys, draft: &Draft) -> Self {
+        let keyed = |sha256: &Tag| keys.content.content_hash(sha256);
+        Self {
+            input: draft.input.as_ref().map(keyed),
+            output: draft.output.as_ref().map(keyed),
+        }
+    }
+}
+
+/// The row of `draft` at the end of the chain, where `head` is.
+fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft, hashes: &'r Hashes) -> Row<'r> {
+    Row {
+        tenant: place.tenant.as_str(),
+        chain_no: place.chain_no,
+        seq: head.next_seq,
+        key_id: place.keys.key_id,
+        kind: draft.kind.as_str(),
+        occurred_us: draft.occurred.as_micros(),
+        recorded_us: head.recorded.as_micros(),
+        event_id: draft.id.as_bytes(),
+        session: draft.session.as_ref().map(AsRef::as_ref),
+        agent: draft.agent.as_ref().map(AsRef::as_ref),
+        user: draft.user.as_ref().map(AsRef::as_ref),
+        agent_key: None,
+        parent: draft.parent.as_ref().map(|id| id.as_bytes().as_slice()),
+        model: draft.model.as_ref().map(AsRef::as_ref),
+        input_hash: hashes.input.as_ref().map(Tag::as_slice),
+        output_hash: hashes.output.as_ref().map(Tag::as_slice),
+        decision: draft.decision.as_deref(),
+        metadata: draft.metadata.as_str(),
+        sealed: None,
+        ingest: "live",
+        origin_journal: None,
+        origin_seq: None,
+        origin_mac: None,
+    }
+}
+
+/// The ids of all drafts of `groups`.
+pub(super) fn ids(groups: &[Group]) -> Vec<Uuid> {
+    let drafts = groups.iter().flat_map(|group| &group.drafts);
+    drafts.map(|draft| draft.id.as_uuid()).collect()
+}

@@ -1,0 +1,312 @@
+//! One chain, one connection of its own, one batch at a time.
+//!
+//! Everything that can come between sending a batch and knowing what became of it is handled here,
+//! by one rule: nothing is sent while the outcome of an earlier statement is unknown.
+
+use std::time::Duration;
+
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::Shared;
+use super::batch::{Batch, Place, ids};
+use super::chain::{Chain, Verdict};
+use super::outcome::{Failure, Fault, expired, give_up, repeated, settle};
+use super::queue::Group;
+use crate::audit::store::append::{self, Hold};
+use crate::audit::store::lookup;
+use crate::store::{StoreError, StoreFault};
+
+const APPEND: &str = "append to the audit trail";
+const CONNECT: &str = "connect the audit writer";
+
+/// How long to wait after the first failure; doubled for each one after, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long events that were not sent wait for a database that cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a batch is tried without an error that says why it did not succeed.
+const ROUNDS: u32 = 16;
+
+/// Groups on their way into one batch.
+struct Attempt {
+    groups: Vec<Group>,
+    /// They were sent, and the outcome is unknown.
+    sent: bool,
+    /// Some of them may be on record: look before sending.
+    look: bool,
+}
+
+enum Step {
+    Done,
+    Again,
+    Apart,
+}
+
+pub(super) struct Lane<'s> {
+    pub(super) shared: &'s Shared,
+    pub(super) holder: Uuid,
+    pub(super) limit: Duration,
+    pub(super) connection: Option<PgConnection>,
+    pub(super) chain: Option<Chain>,
+    pub(super) batch: Batch,
+    pause: Duration,
+    /// Events of this share that were acknowledged.
+    answered: usize,
+}
+
+impl<'s> Lane<'s> {
+    pub(super) fn new(shared: &'s Shared) -> Self {
+        Self {
+            shared,
+            holder: Uuid::now_v7(),
+            limit: shared.store.deadline(),
+            connection: None,
+            chain: None,
+            batch: Batch::default(),
+            pause: FIRST_PAUSE,
+            answered: 0,
+        }
+    }
+
+    /// Commits `groups`, and answers each of them; says how many events were acknowledged.
+    pub(super) async fn commit(&mut self, groups: Vec<Group>) -> usize {
+        self.answered = 0;
+        let mut parts = vec![groups];
+        while let Some(mut part) = parts.pop() {
+            let later = repeated(&mut part);
+            if !later.is_empty() {
+                parts.push(later);
+            }
+            parts.extend(self.commit_part(part).await);
+        }
+        self.answered
+    }
+
+    /// Commits `groups`; answers with what is left to be tried apart from each other.
+    async fn commit_part(&mut self, groups: Vec<Group>) -> Vec<Vec<Group>> {
+        let mut attempt = Attempt {
+            groups,
+            sent: false,
+            look: false,
+        };
+        let mut rounds = 0;
+        // Ends by itself: errors use up the groups' time, and the rest is counted.
+        while rounds < ROUNDS {
+            if attempt.groups.is_empty() {
+                return Vec::new();
+            }
+            match self.step(&mut attempt).await {
+                Ok(Step::Done) => {
+                    self.pause = FIRST_PAUSE;
+                    self.acknowledge(attempt.groups);
+                    return Vec::new();
+                }
+                Ok(Step::Again) => rounds += 1,
+                Ok(Step::Apart) => {
+                    let half = attempt.groups.split_off(attempt.groups.len().div_ceil(2));
+                    return vec![half, attempt.groups];
+                }
+                Err(failure) => self.fail(&mut attempt, failure).await,
+            }
+        }
+        let puzzled = StoreError::new(APPEND, StoreFault::Aborted);
+        give_up(attempt.groups, &puzzled, &self.shared.stats);
+        Vec::new()
+    }
+
+    fn acknowledge(&mut self, groups: Vec<Group>) {
+        let events = groups.iter().map(|group| group.drafts.len()).sum();
+        self.answered += events;
+        self.shared.queue.answered(events);
+        for group in groups {
+            group.answer(Ok(()));
+        }
+    }
+
+    /// Gives up what has waited too long, and lets some time pass.
+    async fn fail(&mut self, attempt: &mut Attempt, failure: Failure) {
+        if failure.fault == Fault::Refused {
+            let groups = std::mem::take(&mut attempt.groups);
+            give_up(groups, &failure.error, &self.shared.stats);
+            return;
+        }
+        // The callers stop waiting at the limit; they should hear why before that.
+        let limit = self.limit * 9 / 10;
+        let unsent = self.connection.is_none() && !attempt.sent;
+        let patience = if unsent { limit.min(PATIENCE) } else { limit };
+        let gone = expired(&mut attempt.groups, patience);
+        give_up(gone, &failure.error, &self.shared.stats);
+        if !attempt.groups.is_empty() {
+            tracing::debug!(error = %failure.error, "trying an audit batch again");
+        }
+        let waited = attempt.groups.iter().map(|group| group.queued.elapsed());
+        let left = waited.max().map(|waited| patience.saturating_sub(waited));
+        sleep(self.pause.min(left.unwrap_or_default())).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// One try.
+    async fn step(&mut self, attempt: &mut Attempt) -> Result<Step, Failure> {
+        self.connect().await?;
+        let verdict = self.find_out().await?;
+        if attempt.sent {
+            match verdict {
+                Some(Verdict::Applied) => return Ok(Step::Done),
+                Some(Verdict::NotApplied) => {}
+                Some(Verdict::Gone) | None => attempt.look = true,
+            }
+            attempt.sent = false;
+        }
+        if attempt.look {
+            self.look(&mut attempt.groups).await?;
+            attempt.look = false;
+            if attempt.groups.is_empty() {
+                return Ok(Step::Done);
+            }
+        }
+        self.hold_a_chain().await?;
+        self.send(attempt).await
+    }
+
+    async fn send(&mut self, attempt: &mut Attempt) -> Result<Step, Failure> {
+        let (Some(connection), Some(chain)) = (self.connection.as_mut(), self.chain.as_mut())
+        else {
+            return Err(Failure::unreachable(APPEND));
+        };
+        let shared = self.shared;
+        let place = Place {
+            tenant: shared.store.tenant(),
+            keys: &shared.keys,
+            chain_no: chain.no,
+        };
+        let now = shared.store.now();
+        self.batch
+            .fill(place, &chain.head, now, &mut attempt.groups);
+        let hold = Hold {
+            tenant: shared.store.tenant().as_str(),
+            chain_no: chain.no,
+            epoch: chain.epoch,
+            holder: self.holder,
+            key_id: shared.keys.key_id,
+            now: shared.store.database_now(),
+        };
+        // From here on the outcome is unknown, until it is known: this future may be dropped.
+        chain.doubt = Some(self.batch.to);
+        attempt.sent = true;
+        shared.stats.statement();
+        let batch = &self.batch;
+        let work = async {
+            let (from, to) = (&batch.from, &batch.to);
+            if batch.len() == 1 {
+                append::try_append_one(connection, hold, from, to, &batch.columns).await
+            } else {
+                append::try_append(connection, hold, from, to, &batch.columns).await
+            }
+        };
+        let failure = match timeout(self.limit, work).await {
+            Ok(Ok(written)) if written == batch.len() => {
+                chain.head = batch.to;
+                chain.doubt = None;
+                shared.stats.batch(written);
+                return Ok(Step::Done);
+            }
+            // The head is not where we believe it to be, or the chain is not ours: find out.
+            Ok(Ok(_)) => return Ok(Step::Again),
+            Ok(Err(error)) => Failure::of(APPEND, &error),
+            Err(_) => Failure::timed_out(APPEND),
+        };
+        if failure.fault == Fault::Lost {
+            self.connection = None;
+            return Err(failure);
+        }
+        chain.doubt = None;
+        attempt.sent = false;
+        match failure.fault {
+            Fault::Duplicate => {
+                attempt.look = true;
+                Ok(Step::Again)
+            }
+            Fault::Occupied => {
+                self.condemn("an entry stands past its head").await;
+                attempt.look = true;
+                Ok(Step::Again)
+            }
+            Fault::Poison if attempt.groups.len() > 1 => Ok(Step::Apart),
+            Fault::Poison => Err(Failure {
+                fault: Fault::Refused,
+                ..failure
+            }),
+            Fault::Refused => {
+                self.connection = None;
+                Err(failure)
+            }
+            Fault::Aborted | Fault::Lost => Err(failure),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), Failure> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        // Statements are not logged by the driver: they would hold nothing that the trail lacks.
+        let options = self.shared.store.connect_options();
+        let options = (*options).clone().disable_statement_logging();
+        let limit = self.limit;
+        let work = async {
+            let mut connection = options.connect().await?;
+            append::prepare_session(&mut connection, limit).await?;
+            Ok(connection)
+        };
+        self.shared.stats.statement();
+        match timeout(limit, work).await {
+            Ok(Ok(connection)) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Failure::of(CONNECT, &error)),
+            Err(_) => Err(Failure::timed_out(CONNECT)),
+        }
+    }
+
+    /// Settles those of `groups` that are on record already.
+    async fn look(&mut self, groups: &mut Vec<Group>) -> Result<(), Failure> {
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(Failure::unreachable("look for audit events"));
+        };
+        let ids = ids(groups);
+        let tenant = self.shared.store.tenant().as_str();
+        self.shared.stats.statement();
+        let work = lookup::list_events(connection, tenant, &ids);
+        let found = Self::answer("look for audit events", timeout(self.limit, work).await);
+        let found = Self::heed(&mut self.connection, found)?;
+        settle(groups, &found, &self.shared.keys);
+        Ok(())
+    }
+
+    pub(super) fn answer<T>(
+        operation: &'static str,
+        answer: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Failure> {
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Failure::of(operation, &error)),
+            Err(_) => Err(Failure::timed_out(operation)),
+        }
+    }
+
+    /// Drops a connection that cannot be used any more.
+    pub(super) fn heed<T>(
+        connection: &mut Option<PgConnection>,
+        answer: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if answer
+            .as_ref()
+            .is_err_and(|failure| !failure.keeps_connection())
+        {
+            *connection = None;
+        }
+        answer
+    }
+}

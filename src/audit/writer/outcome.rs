@@ -1,0 +1,182 @@
+//! What an error means for what was sent, and what becomes of groups that cannot be committed.
+
+use std::time::Duration;
+
+use super::batch::Hashes;
+use super::queue::Group;
+use super::{Keys, Stats};
+use crate::audit::error::AuditError;
+use crate::audit::model::Draft;
+use crate::audit::store::lookup::StoredEvent;
+use crate::store::{StoreError, StoreFault};
+
+/// The constraint that an event's second entry violates.
+const EVENT_ID_KEY: &str = "entries_event_id_key";
+const UNIQUE_VIOLATION: &str = "23505";
+
+/// What is known about a statement that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No answer: it may have been applied, or may still be.
+    Lost,
+    /// The database undid it; it can be tried again.
+    Aborted,
+    /// Undone: an event of the batch is on record already.
+    Duplicate,
+    /// Undone: there is an entry past the chain's head.
+    Occupied,
+    /// Undone: the database does not take some row of it.
+    Poison,
+    /// Undone, and it would be again.
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    pub(super) error: StoreError,
+}
+
+impl Failure {
+    pub(super) fn of(operation: &'static str, error: &sqlx::Error) -> Self {
+        let constraint = match error {
+            sqlx::Error::Database(refusal) => refusal.constraint(),
+            _ => None,
+        };
+        let stored = StoreError::from_driver(operation, error);
+        let fault = match (stored.fault(), stored.sqlstate()) {
+            (StoreFault::Aborted, _) => Fault::Aborted,
+            (_, Some(UNIQUE_VIOLATION)) if constraint == Some(EVENT_ID_KEY) => Fault::Duplicate,
+            (_, Some(UNIQUE_VIOLATION)) => Fault::Occupied,
+            // 22 a value, 23 a constraint, 54 too large for an index.
+            (fault, Some(code))
+                if fault != StoreFault::Unreachable
+                    && ["22", "23", "54"]
+                        .iter()
+                        .any(|class| code.starts_with(class)) =>
+            {
+                Fault::Poison
+            }
+            // A server that shuts down may say so after the commit.
+            (StoreFault::Unreachable, _) | (_, None) => Fault::Lost,
+            _ => Fault::Refused,
+        };
+        Self {
+            fault,
+            error: stored,
+        }
+    }
+
+    pub(super) fn timed_out(operation: &'static str) -> Self {
+        Self {
+            fault: Fault::Lost,
+            error: StoreError::timed_out(operation),
+        }
+    }
+
+    pub(super) fn unreachable(operation: &'static str) -> Self {
+        Self {
+            fault: Fault::Lost,
+            error: StoreError::new(operation, StoreFault::Unreachable),
+        }
+    }
+
+    /// Whether the connection can be used for the next statement.
+    pub(super) fn keeps_connection(&self) -> bool {
+        !matches!(self.fault, Fault::Lost | Fault::Refused)
+    }
+}
+
+/// The one place that decides what becomes of events that could not be committed.
+pub(super) fn give_up(groups: Vec<Group>, error: &StoreError, stats: &Stats) {
+    if groups.is_empty() {
+        return;
+    }
+    let events: usize = groups.iter().map(|group| group.drafts.len()).sum();
+    tracing::warn!(events, %error, "audit events could not be committed");
+    stats.lose(events);
+    for group in groups {
+        group.answer(Err(AuditError::Store(error.clone())));
+    }
+}
+
+/// Takes those of `groups` out that have waited longer than `patience`.
+pub(super) fn expired(groups: &mut Vec<Group>, patience: Duration) -> Vec<Group> {
+    let (gone, left) = std::mem::take(groups)
+        .into_iter()
+        .partition(|group| group.queued.elapsed() >= patience);
+    *groups = left;
+    gone
+}
+
+/// Takes those out that have an id of an earlier group: one entry for each event in one batch.
+pub(super) fn repeated(groups: &mut Vec<Group>) -> Vec<Group> {
+    if groups.len() < 2 {
+        return Vec::new();
+    }
+    let mut seen = std::collections::HashSet::with_capacity_and_hasher(
+        groups.len(),
+        foldhash::fast::RandomState::default(),
+    );
+    let mut found = Vec::new();
+    for (at, group) in groups.iter().enumerate() {
+        if group.drafts.iter().any(|draft| seen.contains(&draft.id)) {
+            found.push(at);
+        } else {
+            seen.extend(group.drafts.iter().map(|draft| draft.id));
+        }
+    }
+    let mut later: Vec<Group> = found
+        .into_iter()
+        .rev()
+        .map(|at| groups.remove(at))
+        .collect();
+    later.reverse();
+    later
+}
+
+/// Settles what is on record already: gives its place to each event that was found with the same
+/// content, and answers the groups that have an event of another content, or nothing left to write.
+pub(super) fn settle(groups: &mut Vec<Group>, found: &[StoredEvent], keys: &Keys) {
+    for mut group in std::mem::take(groups) {
+        let mut reused = None;
+        for (draft, placed) in group.drafts.iter().zip(&mut group.placed) {
+            let stored = found.iter().find(|s| s.event_id == draft.id.as_uuid());
+            match stored {
+                Some(stored) if same_content(keys, draft, stored) => {
+                    placed.at.chain_no = stored.chain_no;
+                    placed.at.seq = stored.seq;
+                    placed.on_record = true;
+                }
+                Some(_) => reused = Some(draft.id),
+                None => placed.on_record = false,
+            }
+        }
+        if let Some(id) = reused {
+            group.answer(Err(AuditError::IdReused { id }));
+        } else if group.placed.iter().all(|placed| placed.on_record) {
+            group.answer(Ok(()));
+        } else {
+            groups.push(group);
+        }
+    }
+}
+
+/// Whether `stored` is the entry that `draft` would make, its place and time of recording apart.
+fn same_content(keys: &Keys, draft: &Draft, stored: &StoredEvent) -> bool {
+    let hashes = Hashes::of(keys, draft);
+    // Content hashes of another key cannot be compared.
+    let same_hashes = stored.key_id != i64::from(keys.key_id)
+        || (hashes.input.as_ref().map(<[u8; 32]>::as_slice) == stored.input_hash.as_deref()
+            && hashes.output.as_ref().map(<[u8; 32]>::as_slice) == stored.output_hash.as_deref());
+    same_hashes
+        && draft.kind.as_str() == stored.kind
+        && (!draft.occurred_given || draft.occurred == stored.occurred_at)
+        && draft.session.as_ref().map(AsRef::as_ref) == stored.session_id.as_deref()
+        && draft.agent.as_ref().map(AsRef::as_ref) == stored.agent_id.as_deref()
+        && draft.user.as_ref().map(AsRef::as_ref) == stored.user_id.as_deref()
+        && draft.parent.map(crate::ids::EventId::as_uuid) == stored.parent_id
+        && draft.model.as_ref().map(AsRef::as_ref) == stored.model.as_deref()
+        && draft.decision.as_deref() == stored.decision.as_deref()
+        && draft.metadata.as_str() == stored.metadata
+}

@@ -13,6 +13,6 @@ BEGIN
     -- Policies and budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations, portcullis.reservation_charges, portcullis.cost_by_model TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);
 END
 $$;

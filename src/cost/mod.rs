@@ -1,0 +1,435 @@
+//! Budgets: reserve before the call, settle after it.
+//!
+//! A [`Reservation`] is taken from every budget of the agent *before* the call, at the most the call
+//! can cost, and settled to the real cost afterwards. The limit is checked by the statement that spends
+//! it, so two callers racing for the last cent cannot both win. **At every admission,
+//! `settled + held + asked <= limit`**, in every budget of the agent or in none; what a call costs
+//! beyond its ceiling is recorded apart, as overrun.
+//!
+//! | The store is | [`Cost::reserve`] | [`Reservation::settle`] |
+//! |---|---|---|
+//! | reachable | allows or refuses; one round trip | records the real cost; one round trip |
+//! | unreachable or hung | refuses within the deadline | the ceiling stays charged; tried again in the background |
+//! | the same, under [`fail_open`](CostSettings::fail_open) | allows, audited | charges what it cost, once the store is back |
+//!
+//! A reservation that nobody settles stays charged. When its lease runs out (15 minutes), its state
+//! is [`Unknown`](State::Unknown), until it is settled late or [resolved](Cost::resolve).
+//!
+//! ```no_run
+//! # async fn example(cost: portcullis::cost::Cost) -> Result<(), Box<dyn std::error::Error>> {
+//! use portcullis::{AgentId, Ceiling, ModelName, Principal, SessionId, Usage, Usd};
+//! use portcullis::cost::{Budget, Spent};
+//!
+//! let agent = AgentId::parse("billing-agent")?;
+//! cost.register(Budget::for_agent(agent.clone()).per_session(Usd::dollars(5))).await?;
+//!
+//! let me = Principal::agent(agent).session(SessionId::new());
+//! let model = ModelName::parse("gpt-4o-mini")?;
+//! let held = cost.check_or_raise(&me, Ceiling::in_out(3_000, 500).of_model(&model)).await?;
+//! // .. call the model ..
+//! held.settle(Spent::tokens(Usage::tokens(2_950, 120).cached(2_000))).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod budget;
+mod engine;
+mod error;
+mod price;
+mod record;
+mod reservation;
+mod settle;
+mod snapshot;
+mod store;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use budget::{Amount, Budget, CostSettings, Limits, Period, State, Tokens, Window};
+pub use error::CostError;
+pub use price::{Price, Prices};
+pub use reservation::{Reservation, Resolution, Settled, Spent};
+pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
+
+use self::price::NoPrice;
+use self::reservation::Held;
+use self::settle::{Core, Ending, Job, Message, Pending};
+use self::store::{CostStore, Demand, Registered};
+use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions, Receipt};
+use crate::call::Principal;
+use crate::error::ErrorKind;
+use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
+use crate::money::Usd;
+use crate::store::{Database, DatabaseError, Store};
+use crate::time::{Clock, Timestamp};
+use crate::usage::{Ceiling, CeilingAmount};
+
+/// Enforces budgets. Cheap to clone; every clone is the same gate.
+#[derive(Clone)]
+pub struct Cost {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    queue: mpsc::UnboundedSender<Message>,
+    /// Stops the sweeper, when told or when dropped.
+    stop: watch::Sender<bool>,
+}
+
+impl Cost {
+    /// A cost gate over `store`, with its background tasks. Must be called within a runtime.
+    pub(crate) fn new(store: Store, audit: Audit, settings: CostSettings) -> Self {
+        let core = Arc::new(Core {
+            store: CostStore::new(store),
+            audit,
+            settings,
+            closing: AtomicBool::new(false),
+        });
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
+        tokio::spawn(sweep::watch(Arc::clone(&core), stopped));
+        // Decoding the price list takes tens of milliseconds; the first call should not wait for it.
+        tokio::task::spawn_blocking(Prices::warm);
+        Self {
+            inner: Arc::new(Inner { core, queue, stop }),
+        }
+    }
+
+    /// The cost gate alone, for a program that needs no other gate, and for tests.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError`] if the database cannot be opened.
+    pub async fn open(
+        database: &Database,
+        keys: AuditKeys,
+        tenant: TenantId,
+        clock: Arc<dyn Clock>,
+        settings: CostSettings,
+    ) -> Result<Self, DatabaseError> {
+        let pool = database.connect_pool().await?;
+        let store = Store::new(pool, tenant, clock, database.deadline());
+        let audit = Audit::start(store.clone(), keys, AuditOptions::default());
+        Ok(Self::new(store, audit, settings))
+    }
+
+    /// Puts `budget` in force, for every process at its next call, replacing the one of the same name.
+    ///
+    /// Sessions and days that are open get the new limits. Where more is spent already, what is beyond
+    /// counts as overrun, audited, and nothing is admitted until there is room.
+    ///
+    /// # Errors
+    ///
+    /// * [`CostError::InvalidBudget`] names the field that cannot be enforced.
+    /// * [`CostError::Store`] if it could not be saved.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is registered or not, as a whole.
+    pub async fn register(&self, budget: Budget) -> Result<(), CostError> {
+        let name = budget.validate()?;
+        let core = self.core();
+        let outcome = core.store.upsert_budget(&name, &budget).await?;
+        if matches!(outcome, Registered::NameTaken) {
+            return Err(CostError::InvalidBudget {
+                field: "name",
+                problem: "is that of another agent's budget; choose another, or remove that one",
+            });
+        }
+        for event in record::registered(&name, &budget, &outcome) {
+            self.log(event).await;
+        }
+        Ok(())
+    }
+
+    /// Takes the budget `name` out of force; says whether there was one. What was spent stays on
+    /// record. An agent whose last budget is removed may spend nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`CostError::Store`] if it could not be removed.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is removed or not, as a whole.
+    pub async fn remove(&self, name: &BudgetName) -> Result<bool, CostError> {
+        let Some(agent) = self.core().store.delete_budget(name).await? else {
+            return Ok(false);
+        };
+        let who = Principal::agent(agent);
+        self.log(record::removed(name, &who)).await;
+        Ok(true)
+    }
+
+    /// Every budget of the tenant, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`CostError::Store`] if they could not be read.
+    pub async fn budgets(&self) -> Result<Vec<Budget>, CostError> {
+        Ok(self.core().store.list_budgets().await?)
+    }
+
+    /// The name that people know for [`reserve`](Self::reserve). It takes the ceiling: a check that
+    /// takes nothing would let fifty racing callers pass.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub async fn check_or_raise(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+    ) -> Result<Reservation, CostError> {
+        self.reserve(who, ceiling).await
+    }
+
+    /// Takes `ceiling`, the most the next call can cost, out of every budget of the agent, or out of
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
+    /// * [`CostError::SessionTooLong`] if a budget does not let the session last so long.
+    /// * [`CostError::NoBudget`] if the agent has none: no limit is not the same as no budget.
+    /// * [`CostError::UnknownModel`] if nobody knows what the model costs.
+    /// * [`CostError::Unpriced`] if a ceiling in tokens meets a budget in dollars without a price.
+    /// * [`CostError::InvalidCeiling`] if the ceiling is nothing, less, or too large.
+    /// * [`CostError::Store`] if the answer could not be had. Do not make the call.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what a dropped future may have taken is released in the background.
+    pub async fn reserve(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+    ) -> Result<Reservation, CostError> {
+        self.take(who, ceiling, None).await
+    }
+
+    /// [`reserve`](Self::reserve), for a call that the enforcement point governs.
+    pub(crate) async fn reserve_for(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+        call: CallId,
+    ) -> Result<Reservation, CostError> {
+        self.take(who, ceiling, Some(call)).await
+    }
+
+    async fn take(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+        call: Option<CallId>,
+    ) -> Result<Reservation, CostError> {
+        let core = self.core();
+        let split = engine::split(&ceiling)?;
+        let at = core.store.now();
+        let mut held = Held {
+            id: ReservationId::new(),
+            who: who.clone(),
+            model: ceiling.model.clone(),
+            provider: ceiling.provider.clone(),
+            at,
+            usd: self.price(&ceiling, at)?,
+            tokens: ceiling.total_tokens(),
+            call,
+            on_record: true,
+        };
+        let demand = Demand {
+            input: split.input,
+            output: split.output,
+            either: split.either,
+            ..core.demand(&held)
+        };
+        // Whether a statement without an answer took effect is not known: if so, it is undone.
+        let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
+        match core.store.try_reserve(&demand).await {
+            Ok(answer) if answer.admitted => {
+                doubt.disarm();
+                Ok(Reservation::new(self.clone(), held, ceiling))
+            }
+            Ok(answer) => {
+                doubt.disarm();
+                let error = engine::refusal(&answer, ceiling.model.is_some(), demand.tokens);
+                self.log(record::refused(&held, &ceiling, &error)).await;
+                Err(error)
+            }
+            Err(error) => {
+                let away = error.kind() == ErrorKind::Unavailable;
+                let error = CostError::from(error);
+                let fail_open = core.settings.fail_open && away;
+                let event = record::check_failed(&held, &error, fail_open);
+                core.audit.log_detached(event);
+                if fail_open {
+                    doubt.disarm();
+                    held.on_record = false;
+                    return Ok(Reservation::new(self.clone(), held, ceiling));
+                }
+                if !away {
+                    doubt.disarm();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Charges what a call really took whose reservation was dropped, perhaps by a process that is
+    /// gone.
+    ///
+    /// # Errors
+    ///
+    /// * [`CostError::NoReservation`] if there is none of this id.
+    /// * [`CostError::NotHeld`] if it was settled or released before.
+    /// * [`CostError::InvalidSpent`] if the amount cannot be.
+    /// * [`CostError::Store`] if it could not be recorded now. It is tried again in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped future is completed in the background, or had not begun.
+    pub async fn settle_late(
+        &self,
+        id: ReservationId,
+        spent: impl Into<Spent>,
+    ) -> Result<Settled, CostError> {
+        self.end_by_id(id, Ending::Settle(spent.into())).await
+    }
+
+    /// Ends a reservation of [unknown](State::Unknown) outcome, by the word of somebody who knows.
+    /// Audited.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle_late`](Self::settle_late); [`CostError::NotHeld`] also while it is held.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`settle_late`](Self::settle_late).
+    pub async fn resolve(
+        &self,
+        id: ReservationId,
+        resolution: Resolution,
+    ) -> Result<Settled, CostError> {
+        let ending = match resolution {
+            Resolution::Charge(spent) => Ending::Charge(spent),
+            Resolution::Release => Ending::Absolve,
+        };
+        self.end_by_id(id, ending).await
+    }
+
+    async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
+        ending.validate()?;
+        let Some(stored) = self.core().store.fetch_reservation(id).await? else {
+            return Err(CostError::NoReservation { id });
+        };
+        let held = Held {
+            call: None,
+            id,
+            who: record::principal(&stored),
+            model: stored.model,
+            provider: stored.provider,
+            at: stored.reserved_at,
+            usd: None,
+            tokens: 0,
+            on_record: true,
+        };
+        Pending::new(self, Job::of(held, ending)).complete().await
+    }
+
+    /// What is spent, held and left in the windows that a call of `who` would be charged to now.
+    ///
+    /// The costs by model are added up from the calls of the window: the longer it is, the longer
+    /// this takes.
+    ///
+    /// # Errors
+    ///
+    /// [`CostError::Store`] if it could not be read.
+    pub async fn snapshot(&self, who: &Principal) -> Result<Snapshot, CostError> {
+        let store = &self.core().store;
+        let windows = store.list_windows(who).await?;
+        let spent = store.list_by_model(who, &windows).await?;
+        Ok(Snapshot::assemble(windows, &spent))
+    }
+
+    /// Turns reservations whose lease has run out into [unknown](State::Unknown) ones, audited; says
+    /// how many. A background task does it every [`sweep_every`](CostSettings::sweep_every).
+    ///
+    /// # Errors
+    ///
+    /// [`CostError::Store`] if the store could not be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe, but the entries of the last batch may be missing from the audit trail.
+    pub async fn sweep(&self) -> Result<u64, CostError> {
+        Ok(sweep::once(self.core()).await?)
+    }
+
+    /// Completes what was handed to the background, and stops the sweeper. What the store does not
+    /// take now stays charged.
+    pub async fn shutdown(&self) {
+        self.core().closing.store(true, Ordering::Relaxed);
+        let _ = self.inner.stop.send(true);
+        let (done, drained) = oneshot::channel();
+        if self.inner.queue.send(Message::Flush(done)).is_ok() {
+            let _ = drained.await;
+        }
+    }
+
+    fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    fn hand_over(&self, job: Job) {
+        // The worker outlives every sender, unless the runtime is gone; then the lease decides.
+        if let Err(mpsc::error::SendError(Message::End(job))) =
+            self.inner.queue.send(Message::End(Box::new(job)))
+        {
+            tracing::error!(id = %job.held.id, "the runtime is gone; a reservation stays charged until its lease runs out");
+        }
+    }
+
+    async fn log(&self, event: AuditEvent) {
+        if let Receipt::Lost { id, error } = self.core().audit.log(event).await {
+            tracing::error!(%id, %error, "an event of the cost gate is not on record");
+        }
+    }
+
+    /// The ceiling's price; `None` if there is none, so that a budget's fallback price decides.
+    fn price(&self, ceiling: &Ceiling, at: Timestamp) -> Result<Option<Usd>, CostError> {
+        let model = match (ceiling.amount, &ceiling.model) {
+            (CeilingAmount::Usd(amount), _) => return Ok(Some(amount)),
+            (_, None) => return Ok(None),
+            (_, Some(model)) => model,
+        };
+        match self.core().settings.prices.of_ceiling(model, ceiling, at) {
+            Ok(price) => Ok(Some(price)),
+            Err(NoPrice::TooLarge) => Err(CostError::InvalidCeiling {
+                problem: "costs more than can be written; declare fewer tokens",
+            }),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cost")
+            .field("settings", &self.core().settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,395 @@
+//! What tokens cost: the bundled price list, overrides, and fallbacks.
+//!
+//! `genai-prices` computes in floating point. It enters in one function, [`bundled`], and leaves it
+//! as whole nano-dollars: rounded up, plus ten.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use genai_prices::{Calculator, ErrorKind as Found, PriceCalculation, PriceRequest, UsageKey};
+
+use crate::ids::ModelName;
+use crate::money::Usd;
+use crate::time::Timestamp;
+use crate::usage::{Ceiling, CeilingAmount, Tier, Usage};
+
+/// The most tokens that floating point counts exactly.
+const MAX_EXACT_TOKENS: u64 = 1 << 53;
+
+/// The price of a model, in dollars for a million tokens. Exact: whole nano-dollars, rounded up.
+///
+/// ```
+/// use portcullis::{Usd, cost::Price};
+///
+/// let price = Price::per_million(Usd::dollars(3), Usd::dollars(15)).cached(Usd::cents(30));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    pub(super) input: Usd,
+    pub(super) output: Usd,
+    cached: Option<Usd>,
+    cache_write: Option<Usd>,
+}
+
+impl Price {
+    /// So much for a million tokens in, and for a million tokens out.
+    #[must_use]
+    pub const fn per_million(input: Usd, output: Usd) -> Self {
+        Self {
+            input,
+            output,
+            cached: None,
+            cache_write: None,
+        }
+    }
+
+    /// So much for a million tokens that came from the provider's cache; else they cost what input
+    /// does.
+    #[must_use]
+    pub const fn cached(mut self, price: Usd) -> Self {
+        self.cached = Some(price);
+        self
+    }
+
+    /// So much for a million tokens that were written to the provider's cache; else they cost what
+    /// input does.
+    #[must_use]
+    pub const fn cache_write(mut self, price: Usd) -> Self {
+        self.cache_write = Some(price);
+        self
+    }
+
+    /// Whether no part of it is less than nothing.
+    pub(super) fn is_valid(&self) -> bool {
+        [
+            Some(self.input),
+            Some(self.output),
+            self.cached,
+            self.cache_write,
+        ]
+        .into_iter()
+        .flatten()
+        .all(|price| !price.is_negative())
+    }
+
+    /// What `usage` costs. It is consistent: no part is more than its whole.
+    fn of(&self, usage: &Usage) -> Option<Usd> {
+        let special = usage.cached_input_tokens + usage.cache_write_tokens;
+        let plain = usage.input_tokens.saturating_sub(special);
+        [
+            (self.input, plain),
+            (self.cached.unwrap_or(self.input), usage.cached_input_tokens),
+            (
+                self.cache_write.unwrap_or(self.input),
+                usage.cache_write_tokens,
+            ),
+            (self.output, usage.output_tokens),
+        ]
+        .into_iter()
+        .try_fold(Usd::ZERO, |sum, (price, tokens)| {
+            sum.checked_add(price.per_million(tokens)?)
+        })
+    }
+
+    /// The dearest that input can be: no cache read, all of it written to the cache.
+    pub(super) fn dearest_input(&self) -> Usd {
+        self.input
+            .max(self.cache_write.unwrap_or(self.input))
+            .max(self.cached.unwrap_or(self.input))
+    }
+}
+
+/// Where prices come from: your overrides first, then the list bundled in `genai-prices`.
+///
+/// A model that neither knows has no price, and is refused unless a budget names a fallback: an
+/// unknown model never costs nothing. A model that the list knows without a price for tokens (part of
+/// a subscription, say) is unknown too; give it a price of zero here if it is free.
+///
+/// ```
+/// use portcullis::{ModelName, Usd};
+/// use portcullis::cost::{Price, Prices};
+///
+/// let ours = ModelName::parse("our-own-llama")?;
+/// let prices = Prices::bundled().with(&ours, Price::per_million(Usd::ZERO, Usd::ZERO));
+/// # Ok::<(), portcullis::InvalidId>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Prices {
+    overrides: Arc<BTreeMap<ModelName, Price>>,
+}
+
+impl Prices {
+    /// The bundled list.
+    #[must_use]
+    pub fn bundled() -> Self {
+        Self::default()
+    }
+
+    /// The price of `model`, whatever the list says.
+    #[must_use]
+    pub fn with(mut self, model: &ModelName, price: Price) -> Self {
+        Arc::make_mut(&mut self.overrides).insert(model.clone(), price);
+        self
+    }
+
+    /// Decodes the bundled list, which takes tens of milliseconds the first time.
+    pub(super) fn warm() {
+        let _ = Calculator::bundled();
+    }
+
+    /// What `usage` of `model` costs.
+    pub(super) fn of_usage(
+        &self,
+        model: &ModelName,
+        provider: Option<&str>,
+        at: Timestamp,
+        usage: &Usage,
+    ) -> Result<Usd, NoPrice> {
+        let usage = consistent(usage);
+        if let Some(price) = self.overrides.get(model) {
+            return price.checked()?.of(&usage).ok_or(NoPrice::TooLarge);
+        }
+        if usage.total_tokens() == 0 {
+            return Ok(Usd::ZERO);
+        }
+        let ask = |usage: &Usage| bundled(model, provider, at, usage).map(|price| price.total);
+        // The parts can overlap in ways that the provider does not report (tokens both cached and
+        // audio). Then the discount is left out: too much, never too little.
+        ask(&usage).or_else(|error| match error {
+            NoPrice::Inconsistent => ask(&Usage {
+                cached_input_tokens: 0,
+                reasoning_tokens: 0,
+                ..usage
+            }),
+            other => Err(other),
+        })
+    }
+
+    /// The most that a call within `ceiling` can cost: nothing from the cache, all of the input
+    /// written to it where that costs more, all of the output.
+    ///
+    /// Of the ceiling's tier: a call that is billed at a dearer one overruns its ceiling. A list
+    /// price that rises with the size of the input is taken at the size of the whole ceiling.
+    pub(super) fn of_ceiling(
+        &self,
+        model: &ModelName,
+        ceiling: &Ceiling,
+        at: Timestamp,
+    ) -> Result<Usd, NoPrice> {
+        let (input, output) = match ceiling.amount {
+            CeilingAmount::Usd(amount) => return Ok(amount),
+            CeilingAmount::InOut { input, output } => (input, output),
+            // Each token may be either; priced below at the dearer of both.
+            CeilingAmount::Tokens(tokens) => (tokens, tokens),
+        };
+        let either = matches!(ceiling.amount, CeilingAmount::Tokens(_));
+        let sides = match self.overrides.get(model) {
+            Some(price) => {
+                let price = price.checked()?;
+                let side = |price: Usd, tokens| price.per_million(tokens).ok_or(NoPrice::TooLarge);
+                Sides {
+                    input: side(price.dearest_input(), input)?,
+                    output: side(price.output, output)?,
+                    fee: Usd::ZERO,
+                }
+            }
+            None => dearest_bundled(model, ceiling, at, input, output)?,
+        };
+        let tokens = if either {
+            Some(sides.input.max(sides.output))
+        } else {
+            sides.input.checked_add(sides.output)
+        };
+        tokens
+            .and_then(|tokens| tokens.checked_add(sides.fee))
+            .ok_or(NoPrice::TooLarge)
+    }
+}
+
+/// Both sides of a ceiling at their dearest, by the bundled list.
+fn dearest_bundled(
+    model: &ModelName,
+    ceiling: &Ceiling,
+    at: Timestamp,
+    input: u64,
+    output: u64,
+) -> Result<Sides, NoPrice> {
+    let either = matches!(ceiling.amount, CeilingAmount::Tokens(_));
+    let provider = ceiling.provider.as_deref();
+    let plain = Usage::tokens(input, output).tier(ceiling.tier);
+    let written = Usage {
+        cache_write_tokens: input,
+        ..plain
+    };
+    let ask = |usage: &Usage| bundled(model, provider, at, usage).map(|price| price.sides);
+    let first = match ask(&plain) {
+        // A model without output, such as an embedding, has a price for input only.
+        Err(NoPrice::NoOutputPrice) if either => {
+            return ask(&Usage::tokens(input, 0).tier(ceiling.tier));
+        }
+        other => other?,
+    };
+    let second = ask(&written)?;
+    Ok(Sides {
+        input: first.input.max(second.input),
+        output: first.output.max(second.output),
+        fee: first.fee.max(second.fee),
+    })
+}
+
+impl Price {
+    fn checked(&self) -> Result<&Self, NoPrice> {
+        if self.is_valid() {
+            Ok(self)
+        } else {
+            Err(NoPrice::Invalid)
+        }
+    }
+}
+
+/// Why there is no price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPrice {
+    /// Nobody knows the model, or what a part of it costs.
+    Unknown,
+    /// The list has a price for input only.
+    NoOutputPrice,
+    /// The parts of the usage overlap in a way that cannot be priced.
+    Inconsistent,
+    /// An override is less than nothing.
+    Invalid,
+    /// The amount cannot be written.
+    TooLarge,
+}
+
+/// An answer of the list.
+#[derive(Clone, Copy, Debug)]
+struct Bundled {
+    total: Usd,
+    sides: Sides,
+}
+
+/// What the input costs, the output, and the call itself.
+#[derive(Clone, Copy, Debug)]
+struct Sides {
+    input: Usd,
+    output: Usd,
+    fee: Usd,
+}
+
+/// `usage` with no part larger than its whole.
+///
+/// A part that is larger shows a provider that does not count it in: then it is added. Too much,
+/// never too little, and never below zero.
+pub(super) fn consistent(usage: &Usage) -> Usage {
+    let within = |whole: u64, parts: u64| {
+        if parts > whole {
+            whole.saturating_add(parts)
+        } else {
+            whole
+        }
+    };
+    let cache = usage
+        .cached_input_tokens
+        .saturating_add(usage.cache_write_tokens);
+    let output_parts = usage.reasoning_tokens.max(usage.output_audio_tokens);
+    let input = within(usage.input_tokens, cache).max(usage.input_audio_tokens);
+    Usage {
+        input_tokens: input,
+        output_tokens: within(usage.output_tokens, output_parts),
+        ..*usage
+    }
+}
+
+/// What the bundled list says.
+#[expect(
+    clippy::float_arithmetic,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "the one function where the price list's floating point becomes whole nano-dollars"
+)]
+fn bundled(
+    model: &ModelName,
+    provider: Option<&str>,
+    at: Timestamp,
+    usage: &Usage,
+) -> Result<Bundled, NoPrice> {
+    let up = |dollars: f64| {
+        // Ten nano-dollars are more than the rounding of a sum of a dozen products.
+        let nanos = (dollars * 1e9).ceil() + 10.0;
+        // NaN fails both comparisons. 9e18 is below i64::MAX, so the conversion is exact.
+        if dollars >= 0.0 && nanos < 9e18 {
+            Ok(Usd::nanos(nanos as i64))
+        } else {
+            Err(NoPrice::TooLarge)
+        }
+    };
+    let mut counts = genai_prices::Usage::new();
+    for (key, tokens) in [
+        (UsageKey::INPUT_TOKENS, usage.input_tokens),
+        (UsageKey::OUTPUT_TOKENS, usage.output_tokens),
+        (UsageKey::CACHE_READ_TOKENS, usage.cached_input_tokens),
+        (UsageKey::CACHE_WRITE_TOKENS, usage.cache_write_tokens),
+        (UsageKey::INPUT_AUDIO_TOKENS, usage.input_audio_tokens),
+        (UsageKey::OUTPUT_AUDIO_TOKENS, usage.output_audio_tokens),
+        (UsageKey::OUTPUT_REASONING_TOKENS, usage.reasoning_tokens),
+    ] {
+        if tokens > MAX_EXACT_TOKENS {
+            return Err(NoPrice::TooLarge);
+        }
+        if tokens > 0 {
+            counts.insert(key, tokens as f64);
+        }
+    }
+    let request = |tier: Option<(&'static str, &'static str)>| {
+        let mut request =
+            PriceRequest::new(model.as_str(), &counts).with_timestamp(SystemTime::from(at));
+        if let Some(provider) = provider {
+            request = request.with_provider_id(provider);
+        }
+        if let Some((key, value)) = tier {
+            request = request.with_price_context(key, value);
+        }
+        genai_prices::calculate(&request).map_err(|error| match error.kind() {
+            Found::InvalidUsage => NoPrice::Inconsistent,
+            _ => NoPrice::Unknown,
+        })
+    };
+    let found = request(context(usage.tier))?;
+    // The list answers the standard price where it knows no dearer one.
+    if usage.tier == Tier::Priority && found.total_price <= request(None)?.total_price {
+        return Err(NoPrice::Unknown);
+    }
+    known(&found, usage)?;
+    let fee = found.total_price - found.input_price - found.output_price;
+    Ok(Bundled {
+        total: up(found.total_price)?,
+        sides: Sides {
+            input: up(found.input_price)?,
+            output: up(found.output_price)?,
+            fee: up(fee.max(0.0))?,
+        },
+    })
+}
+
+/// The keys by which the list tells tiers apart. Batch is a way of submitting, not a tier.
+const fn context(tier: Tier) -> Option<(&'static str, &'static str)> {
+    match tier {
+        Tier::Standard => None,
+        Tier::Batch => Some(("processing", "batch")),
+        Tier::Flex => Some(("service_tier", "flex")),
+        Tier::Priority => Some(("service_tier", "priority")),
+    }
+}
+
+/// Refuses an answer that leaves something out: tokens that cost nothing are tokens without a price.
+fn known(found: &PriceCalculation, usage: &Usage) -> Result<(), NoPrice> {
+    if !found.warnings.is_empty() || (usage.input_tokens > 0 && found.input_price <= 0.0) {
+        return Err(NoPrice::Unknown);
+    }
+    if usage.output_tokens > 0 && found.output_price <= 0.0 {
+        return Err(NoPrice::NoOutputPrice);
+    }
+    Ok(())
+}

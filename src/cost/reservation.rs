@@ -1,0 +1,292 @@
+//! The proof that a budget allowed a call, and its end.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use super::Cost;
+use super::error::CostError;
+use super::settle::{Ending, Job, Pending};
+use crate::call::Principal;
+use crate::ids::{CallId, ModelName, ReservationId};
+use crate::money::Usd;
+use crate::time::Timestamp;
+use crate::usage::{Ceiling, Usage};
+
+/// What a call took: tokens as the provider bills them, or dollars.
+///
+/// ```
+/// use portcullis::{ModelName, Usage, Usd};
+/// use portcullis::cost::Spent;
+///
+/// let model = ModelName::parse("gpt-4o-mini-2024-07-18")?;
+/// let call = Spent::tokens(Usage::tokens(1_000, 200).cached(800)).model(&model);
+/// let fee = Spent::usd(Usd::cents(3));
+/// # Ok::<(), portcullis::InvalidId>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spent {
+    pub(super) usage: Option<Usage>,
+    pub(super) usd: Option<Usd>,
+    pub(super) model: Option<ModelName>,
+    pub(super) provider: Option<String>,
+}
+
+impl Spent {
+    /// So many tokens, at the price of the model that was reserved for, unless another is named.
+    #[must_use]
+    pub const fn tokens(usage: Usage) -> Self {
+        Self {
+            usage: Some(usage),
+            usd: None,
+            model: None,
+            provider: None,
+        }
+    }
+
+    /// So many dollars. The tokens that were reserved, if any, stay charged: they are not known.
+    #[must_use]
+    pub const fn usd(amount: Usd) -> Self {
+        Self {
+            usage: None,
+            usd: Some(amount),
+            model: None,
+            provider: None,
+        }
+    }
+
+    /// So many dollars, whatever the price list says: the provider's own bill.
+    #[must_use]
+    pub const fn billed(mut self, amount: Usd) -> Self {
+        self.usd = Some(amount);
+        self
+    }
+
+    /// The model that answered, as the provider names it. Where it has no price, that of the model
+    /// that was reserved for applies.
+    #[must_use]
+    pub fn model(mut self, model: &ModelName) -> Self {
+        self.model = Some(model.clone());
+        self
+    }
+
+    /// The provider, as `genai-prices` names it.
+    #[must_use]
+    pub fn provider(mut self, provider: impl Into<String>) -> Self {
+        self.provider = Some(provider.into());
+        self
+    }
+}
+
+impl From<Usage> for Spent {
+    fn from(usage: Usage) -> Self {
+        Self::tokens(usage)
+    }
+}
+
+impl From<Usd> for Spent {
+    fn from(amount: Usd) -> Self {
+        Self::usd(amount)
+    }
+}
+
+/// What a call was charged at in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// The reservation.
+    pub id: ReservationId,
+    /// Dollars; the most of all budgets, where a fallback price differs.
+    pub usd: Usd,
+    /// Tokens, in and out together.
+    pub tokens: u64,
+    /// The dollars beyond the ceiling.
+    pub overrun: Usd,
+    /// The tokens beyond the ceiling.
+    pub overrun_tokens: u64,
+    /// Whether no price was known, so that what was reserved stays charged.
+    pub estimated: bool,
+}
+
+/// What somebody who knows says about a reservation of unknown outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resolution {
+    /// It cost this.
+    Charge(Spent),
+    /// It cost nothing.
+    Release,
+}
+
+/// Proof that every budget of the agent allowed one call, and the way to say what it cost.
+///
+/// It has no public constructor, so a function that takes a `Reservation` cannot be reached without
+/// passing the gate. Dropped without being settled or released, it stays charged at the larger of its
+/// ceiling and what was [observed](Self::observe), until somebody [settles it
+/// late](Cost::settle_late) or [resolves](Cost::resolve) it.
+#[must_use = "an unsettled reservation stays charged at its ceiling"]
+pub struct Reservation {
+    cost: Cost,
+    /// Gone once it is settled, released or handed over.
+    held: Option<Held>,
+    seen: Mutex<Option<Usage>>,
+    id: ReservationId,
+    ceiling: Ceiling,
+}
+
+/// What it takes to end a reservation.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) id: ReservationId,
+    pub(super) who: Principal,
+    pub(super) model: Option<ModelName>,
+    pub(super) provider: Option<String>,
+    /// By when the call is priced.
+    pub(super) at: Timestamp,
+    /// The ceiling's price.
+    pub(super) usd: Option<Usd>,
+    pub(super) tokens: u64,
+    /// The governed call it is for, by which the trail joins cost and call.
+    pub(super) call: Option<CallId>,
+    /// `false` if it was let through because the store could not be asked.
+    pub(super) on_record: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(cost: Cost, held: Held, ceiling: Ceiling) -> Self {
+        Self {
+            cost,
+            id: held.id,
+            held: Some(held),
+            seen: Mutex::new(None),
+            ceiling,
+        }
+    }
+
+    /// The id, by which it can be settled late or resolved.
+    #[must_use]
+    pub const fn id(&self) -> ReservationId {
+        self.id
+    }
+
+    /// What was declared.
+    #[must_use]
+    pub const fn ceiling(&self) -> &Ceiling {
+        &self.ceiling
+    }
+
+    /// Whether anything is reserved. `false` only under
+    /// [`fail_open`](super::CostSettings::fail_open), when the store could not be asked.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.on_record)
+    }
+
+    /// Notes what has been used so far, as a stream reports it. The largest counts are kept.
+    pub fn observe(&self, usage: &Usage) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = Some(seen.map_or(*usage, |before| before.max(*usage)));
+    }
+
+    /// Charges what the call really took: [`Spent`], [`Usage`] or [`Usd`].
+    ///
+    /// Never refused for the limit: the money is spent. What it took beyond the ceiling is recorded as
+    /// overrun. Without a known price, what was reserved stays charged. Usage of zero tokens is
+    /// believed; where the provider reported none, drop the reservation or call
+    /// [`leave_unknown`](Self::leave_unknown).
+    ///
+    /// # Errors
+    ///
+    /// * [`CostError::NotHeld`] if it was settled or resolved by id meanwhile.
+    /// * [`CostError::InvalidSpent`] if the amount cannot be; it then counts as unknown.
+    /// * [`CostError::Store`] if it could not be recorded now. It is tried again in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped future is completed in the background.
+    pub async fn settle(mut self, spent: impl Into<Spent>) -> Result<Settled, CostError> {
+        let ending = Ending::Settle(spent.into());
+        ending.validate()?;
+        match self.take(ending) {
+            Some(job) => Pending::new(&self.cost, job).complete().await,
+            None => Err(CostError::NoReservation { id: self.id }),
+        }
+    }
+
+    /// Charges nothing: the call was never made.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped future is completed in the background.
+    pub async fn release(mut self) -> Result<(), CostError> {
+        match self.take(Ending::Release) {
+            Some(job) => Pending::new(&self.cost, job).complete().await.map(drop),
+            None => Err(CostError::NoReservation { id: self.id }),
+        }
+    }
+
+    /// Leaves it charged at the larger of its ceiling and what was observed: nobody knows what the
+    /// call cost. What dropping it does, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped future is completed in the background.
+    pub async fn leave_unknown(mut self) -> Result<Settled, CostError> {
+        let ending = Ending::Unknown(self.seen());
+        match self.take(ending) {
+            Some(job) => Pending::new(&self.cost, job).complete().await,
+            None => Err(CostError::NoReservation { id: self.id }),
+        }
+    }
+
+    /// As [`settle`](Self::settle), in the background: for where nothing can be awaited.
+    /// [`Cost::shutdown`] waits for it. An amount that cannot be leaves the outcome unknown.
+    pub fn settle_detached(mut self, spent: impl Into<Spent>) {
+        let ending = Ending::Settle(spent.into());
+        if ending.validate().is_ok()
+            && let Some(job) = self.take(ending)
+        {
+            drop(Pending::new(&self.cost, job));
+        }
+    }
+
+    /// As [`release`](Self::release), in the background.
+    pub fn release_detached(mut self) {
+        if let Some(job) = self.take(Ending::Release) {
+            drop(Pending::new(&self.cost, job));
+        }
+    }
+
+    fn seen(&self) -> Option<Usage> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&mut self, ending: Ending) -> Option<Job> {
+        self.held.take().map(|held| Job::of(held, ending))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let ending = Ending::Unknown(self.seen());
+        if let Some(job) = self.take(ending) {
+            drop(Pending::new(&self.cost, job));
+        }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("id", &self.id)
+            .field("ceiling", &self.ceiling)
+            .finish_non_exhaustive()
+    }
+}

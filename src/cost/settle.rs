@@ -1,0 +1,349 @@
+//! How reservations end: at once, or in the background when nothing can be awaited, the caller was
+//! cancelled, or the store was away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::budget::{CostSettings, State};
+use super::error::CostError;
+use super::record;
+use super::reservation::{Held, Settled, Spent};
+use super::store::{CostStore, Demand, Finish, Finished};
+use super::{Cost, price};
+use crate::audit::Audit;
+use crate::error::ErrorKind;
+use crate::ids::ModelName;
+use crate::money::Usd;
+use crate::usage::Usage;
+
+/// How often an ending is tried while the store is away; with the pauses, some ten minutes.
+const TRIES: u32 = 130;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+const OPEN: &[State] = &[State::Held, State::Unknown];
+
+/// How a reservation ends.
+#[derive(Clone, Debug)]
+pub(super) enum Ending {
+    /// It cost this.
+    Settle(Spent),
+    /// It cost this, somebody says who knows; it must be of unknown outcome.
+    Charge(Spent),
+    /// It cost nothing.
+    Release,
+    /// It cost nothing, somebody says who knows; it must be of unknown outcome.
+    Absolve,
+    /// Nobody knows; so much was seen.
+    Unknown(Option<Usage>),
+    /// Nobody knows whether it was made; if it was, nothing came of it.
+    Forget,
+}
+
+impl Ending {
+    /// The number that is bound must be one that can be written.
+    pub(super) fn validate(&self) -> Result<(), CostError> {
+        let wrong = |problem| Err(CostError::InvalidSpent { problem });
+        let (Self::Settle(spent) | Self::Charge(spent)) = self else {
+            return Ok(());
+        };
+        if spent.usd.is_some_and(Usd::is_negative) {
+            return wrong("is less than nothing; report what the provider billed");
+        }
+        let tokens = spent.usage.map(|usage| price::consistent(&usage));
+        if tokens.is_some_and(|usage| i64::try_from(usage.total_tokens()).is_err()) {
+            return wrong("is too large; report at most 9223372036854775807 tokens");
+        }
+        Ok(())
+    }
+
+    const fn to(&self) -> State {
+        match self {
+            Self::Settle(_) | Self::Charge(_) => State::Settled,
+            Self::Release | Self::Absolve | Self::Forget => State::Released,
+            Self::Unknown(_) => State::Unknown,
+        }
+    }
+
+    const fn from(&self) -> &'static [State] {
+        match self {
+            Self::Settle(_) | Self::Release => OPEN,
+            Self::Charge(_) | Self::Absolve => &[State::Unknown],
+            Self::Unknown(_) | Self::Forget => &[State::Held],
+        }
+    }
+
+    /// What was spent, if anything is known of it.
+    fn spent(&self) -> Option<Spent> {
+        match self {
+            Self::Settle(spent) | Self::Charge(spent) => Some(spent.clone()),
+            Self::Unknown(seen) => seen.map(Spent::tokens),
+            Self::Release | Self::Absolve | Self::Forget => None,
+        }
+    }
+}
+
+/// One reservation to be ended.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) held: Held,
+    pub(super) ending: Ending,
+    by: Uuid,
+    second_look: bool,
+}
+
+impl Job {
+    pub(super) fn of(held: Held, ending: Ending) -> Self {
+        Self {
+            held,
+            ending,
+            by: Uuid::now_v7(),
+            second_look: false,
+        }
+    }
+}
+
+/// What every clone of the handle and the background share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) store: CostStore,
+    pub(super) audit: Audit,
+    pub(super) settings: CostSettings,
+    /// Set by `shutdown`: what does not succeed now is given up.
+    pub(super) closing: AtomicBool,
+}
+
+impl Core {
+    /// Ends a reservation. Safe to call again with the same job.
+    pub(super) async fn perform(&self, job: &Job) -> Result<Settled, CostError> {
+        let held = &job.held;
+        let (usd, usage, model) = match job.ending.spent() {
+            Some(spent) => self.price(held, spent),
+            None => (None, None, None),
+        };
+        if !held.on_record {
+            if matches!(job.ending, Ending::Release | Ending::Forget) {
+                return Ok(nothing(held));
+            }
+            // Let through while the store was away: now it is charged, whatever the limits say.
+            let demand = Demand {
+                tokens: usage.map_or(held.tokens, |usage| usage.total_tokens()),
+                usd: usd.or(held.usd),
+                model: model.clone().or_else(|| held.model.clone()),
+                input: usage.map_or(0, |usage| usage.input_tokens),
+                output: usage.map_or(0, |usage| usage.output_tokens),
+                either: usage.map_or(held.tokens, |_| 0),
+                spent_already: true,
+                ..self.demand(held)
+            };
+            self.store.try_reserve(&demand).await?;
+        }
+        let finish = Finish {
+            id: held.id,
+            by: job.by,
+            to: job.ending.to(),
+            from: job.ending.from(),
+            usd,
+            usage,
+            model,
+        };
+        let Some(finished) = self.store.try_finish(&finish).await? else {
+            return Err(CostError::NoReservation { id: held.id });
+        };
+        if !finished.done {
+            return Err(CostError::NotHeld {
+                state: finished.before,
+            });
+        }
+        let settled = settled(held, &finish, &finished);
+        for event in record::ended(held, &job.ending, &settled, &finished) {
+            self.audit.log_detached(event);
+        }
+        Ok(settled)
+    }
+
+    pub(super) fn demand(&self, held: &Held) -> Demand {
+        Demand {
+            id: held.id,
+            agent: held.who.agent_id().clone(),
+            session: held.who.session_id().clone(),
+            user: held.who.user_id().cloned(),
+            model: held.model.clone(),
+            provider: held.provider.clone(),
+            tokens: held.tokens,
+            usd: held.usd,
+            input: 0,
+            output: 0,
+            either: 0,
+            lease_micros: i64::try_from(self.settings.lease.as_micros()).unwrap_or(i64::MAX / 2),
+            spent_already: false,
+        }
+    }
+
+    /// The price of `spent`, by the model that answered, else by the one that was reserved for.
+    fn price(&self, held: &Held, spent: Spent) -> (Option<Usd>, Option<Usage>, Option<ModelName>) {
+        let usage = spent.usage.map(|usage| price::consistent(&usage));
+        let provider = spent.provider.as_deref().or(held.provider.as_deref());
+        let usd = spent.usd.or_else(|| {
+            let usage = usage.as_ref()?;
+            [spent.model.as_ref(), held.model.as_ref()]
+                .into_iter()
+                .flatten()
+                .find_map(|model| {
+                    let prices = &self.settings.prices;
+                    prices.of_usage(model, provider, held.at, usage).ok()
+                })
+        });
+        (usd, usage, spent.model)
+    }
+
+    /// Tries until the store answers, or is not expected to any more.
+    async fn persist(&self, job: &Job) -> Result<Settled, CostError> {
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 1;
+        loop {
+            let error = match self.perform(job).await {
+                Ok(settled) => return Ok(settled),
+                Err(error) => error,
+            };
+            let away = error.kind() == ErrorKind::Unavailable;
+            if !away || tries == TRIES || self.closing.load(Ordering::Relaxed) {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            tries += 1;
+        }
+    }
+}
+
+/// A job that is handed to the background unless it is completed: dropping it loses nothing.
+#[derive(Debug)]
+pub(super) struct Pending {
+    cost: Cost,
+    job: Option<Job>,
+}
+
+impl Pending {
+    pub(super) fn new(cost: &Cost, job: Job) -> Self {
+        Self {
+            cost: cost.clone(),
+            job: Some(job),
+        }
+    }
+
+    /// Ends the reservation now; later, if the store is away.
+    pub(super) async fn complete(mut self) -> Result<Settled, CostError> {
+        let Some(job) = &self.job else {
+            return Err(CostError::InvalidSpent {
+                problem: "was recorded before",
+            });
+        };
+        let answer = self.cost.core().perform(job).await;
+        let later = matches!(&answer, Err(error) if error.kind() == ErrorKind::Unavailable);
+        if !later {
+            self.disarm();
+        }
+        answer
+    }
+
+    pub(super) fn disarm(&mut self) {
+        self.job = None;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.cost.hand_over(job);
+        }
+    }
+}
+
+/// What the background is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    End(Box<Job>),
+    /// Answer when everything before is done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Ends what is handed over, in order, until the last handle is gone and the queue is empty.
+pub(super) async fn work(
+    core: Arc<Core>,
+    mut queue: mpsc::UnboundedReceiver<Message>,
+    again: mpsc::WeakUnboundedSender<Message>,
+) {
+    while let Some(message) = queue.recv().await {
+        let job = match message {
+            Message::End(job) => job,
+            Message::Flush(done) => {
+                let _ = done.send(());
+                continue;
+            }
+        };
+        match core.persist(&job).await {
+            Ok(_) => {}
+            // The statement that may have made it can still be running: look once more when it
+            // cannot be any longer.
+            Err(CostError::NoReservation { .. }) if matches!(job.ending, Ending::Forget) => {
+                if !job.second_look {
+                    look_again(*job, core.store.deadline(), again.clone());
+                }
+            }
+            // Somebody else was faster: the sweeper, or a late settlement.
+            Err(CostError::NotHeld { state }) => {
+                tracing::debug!(id = %job.held.id, %state, "a reservation had ended before");
+            }
+            Err(error) => {
+                tracing::error!(id = %job.held.id, %error, "a reservation could not be ended; it stays charged until its lease runs out and it is resolved");
+            }
+        }
+    }
+}
+
+fn look_again(mut job: Job, after: Duration, queue: mpsc::WeakUnboundedSender<Message>) {
+    job.second_look = true;
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        if let Some(queue) = queue.upgrade() {
+            let _ = queue.send(Message::End(Box::new(job)));
+        }
+    });
+}
+
+fn nothing(held: &Held) -> Settled {
+    Settled {
+        id: held.id,
+        usd: Usd::ZERO,
+        tokens: 0,
+        overrun: Usd::ZERO,
+        overrun_tokens: 0,
+        estimated: false,
+    }
+}
+
+fn settled(held: &Held, finish: &Finish, finished: &Finished) -> Settled {
+    let charged = &finished.charged;
+    let largest = |of: fn(&super::store::Charged) -> i64| charged.iter().map(of).max();
+    let natural = |amount: Option<i64>| u64::try_from(amount.unwrap_or(0)).unwrap_or(0);
+    let known = finish
+        .usage
+        .map_or(held.tokens, |usage| usage.total_tokens());
+    Settled {
+        id: held.id,
+        usd: largest(|charged| charged.usd.as_nanos())
+            .map(Usd::nanos)
+            .or(finish.usd)
+            .unwrap_or(Usd::ZERO),
+        tokens: largest(|charged| charged.tokens).map_or(known, |tokens| natural(Some(tokens))),
+        overrun: largest(|c| c.usd.as_nanos().saturating_sub(c.was_usd.as_nanos()))
+            .map_or(Usd::ZERO, |over| Usd::nanos(over.max(0))),
+        overrun_tokens: natural(largest(|c| c.tokens.saturating_sub(c.was_tokens).max(0))),
+        estimated: charged.iter().any(|charged| charged.estimated),
+    }
+}

@@ -1,0 +1,46 @@
+//! Leases that ran out: their reservations' outcome is unknown from then on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+use super::record;
+use super::settle::Core;
+use crate::store::StoreError;
+
+/// Sweeps once: all that is due, a batch at a time.
+pub(super) async fn once(core: &Core) -> Result<u64, StoreError> {
+    let by = Uuid::now_v7();
+    let mut total = 0;
+    loop {
+        let swept = core.store.try_sweep(by).await?;
+        if swept.is_empty() {
+            return Ok(total);
+        }
+        for reservation in &swept {
+            core.audit.log_detached(record::swept(reservation));
+            total += 1;
+        }
+    }
+}
+
+/// Sweeps until told to stop, or until the last handle is gone.
+pub(super) async fn watch(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let every = core.settings.sweep_every.max(Duration::from_millis(100));
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stopped.changed() => return,
+            _ = ticks.tick() => {}
+        }
+        match once(&core).await {
+            Ok(0) => {}
+            Ok(swept) => tracing::warn!(swept, "reservations of unknown outcome; resolve them"),
+            Err(error) => tracing::warn!(%error, "could not sweep expired reservations"),
+        }
+    }
+}

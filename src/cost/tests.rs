@@ -1,0 +1,288 @@
+//! The pure parts: prices, ceilings, windows, reasons.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::budget::{Amount, Budget, Tokens, Window};
+use super::engine::{ends_in, refusal, split};
+use super::error::CostError;
+use super::price::{NoPrice, Price, Prices, consistent};
+use super::store::{Admission, WindowState};
+use crate::error::ErrorKind;
+use crate::ids::{AgentId, BudgetName, ModelName, SessionId};
+use crate::money::Usd;
+use crate::time::Timestamp;
+use crate::usage::{Ceiling, Tier, Usage};
+
+fn now() -> Timestamp {
+    Timestamp::parse("2026-11-21T12:00:00Z").unwrap()
+}
+
+fn model(name: &str) -> ModelName {
+    ModelName::parse(name).unwrap()
+}
+
+fn list(name: &str, usage: &Usage) -> Result<i64, NoPrice> {
+    Prices::bundled()
+        .of_usage(&model(name), None, now(), usage)
+        .map(Usd::as_nanos)
+}
+
+#[test]
+fn list_prices_are_the_providers() {
+    for (name, usage, nanos) in [
+        ("gpt-4o-mini", Usage::tokens(1_000, 100), 150_000 + 60_000),
+        (
+            "gpt-5",
+            Usage::tokens(1_000, 100).cached(1_000),
+            125_000 + 1_000_000,
+        ),
+        (
+            "gpt-5",
+            Usage::tokens(1_000, 100).tier(Tier::Batch),
+            1_125_000,
+        ),
+        (
+            "gpt-5",
+            Usage::tokens(1_000, 100).tier(Tier::Flex),
+            1_125_000,
+        ),
+        (
+            "gpt-5",
+            Usage::tokens(1_000, 100).tier(Tier::Priority),
+            4_500_000,
+        ),
+        ("claude-sonnet-4-5", Usage::tokens(1_000, 100), 4_500_000),
+        // Above 200,000 tokens of input, the whole request is dearer.
+        (
+            "claude-sonnet-4-5",
+            Usage::tokens(200_001, 100),
+            200_001 * 6_000 + 100 * 22_500,
+        ),
+    ] {
+        // Floating point may be one over before ten are added.
+        let price = list(name, &usage).unwrap();
+        assert!((nanos + 10..=nanos + 11).contains(&price), "{name} {price}");
+    }
+    let written = Usage {
+        cache_write_tokens: 1_000,
+        ..Usage::tokens(1_000, 0)
+    };
+    assert_eq!(list("claude-sonnet-4-5", &written), Ok(3_750_010));
+    // Reasoning is a part of the output, and billed as such.
+    let reasoned = Usage {
+        reasoning_tokens: 90,
+        ..Usage::tokens(0, 100)
+    };
+    assert_eq!(
+        list("gpt-5", &reasoned),
+        list("gpt-5", &Usage::tokens(0, 100))
+    );
+}
+
+#[test]
+fn what_the_list_does_not_price_is_unknown_and_never_free() {
+    let usage = Usage::tokens(1_000, 100);
+    for name in ["no-such-model", "gpt-99-turbo"] {
+        assert_eq!(list(name, &usage), Err(NoPrice::Unknown), "{name}");
+    }
+    // Known, and part of a subscription: the list has no price for its tokens.
+    let at =
+        |provider| Prices::bundled().of_usage(&model("gpt-4o-mini"), Some(provider), now(), &usage);
+    assert_eq!(at("github-copilot"), Err(NoPrice::Unknown));
+    assert_eq!(at("nobody"), Err(NoPrice::Unknown));
+    // A tier that the list does not know must not be billed as the cheaper standard one.
+    let priority = usage.tier(Tier::Priority);
+    assert_eq!(list("claude-sonnet-4-5", &priority), Err(NoPrice::Unknown));
+    let huge = Usage::tokens(u64::MAX, 0);
+    assert_eq!(list("gpt-5", &huge), Err(NoPrice::TooLarge));
+    assert_eq!(list("gpt-5", &Usage::default()), Ok(0));
+}
+
+#[test]
+fn overrides_come_first_and_are_exact() {
+    let ours = model("gpt-5");
+    let price = Price::per_million(Usd::nanos(1), Usd::dollars(8)).cached(Usd::ZERO);
+    let prices = Prices::bundled().with(&ours, price);
+    let of = |usage: Usage| prices.of_usage(&ours, None, now(), &usage);
+    assert_eq!(of(Usage::tokens(1, 0)), Ok(Usd::nanos(1)), "rounded up");
+    assert_eq!(of(Usage::tokens(9, 1).cached(9)), Ok(Usd::nanos(8_000)));
+    let negative = Prices::bundled().with(&ours, Price::per_million(Usd::nanos(-1), Usd::ZERO));
+    let refused = negative.of_usage(&ours, None, now(), &Usage::tokens(1, 1));
+    assert_eq!(refused, Err(NoPrice::Invalid));
+}
+
+#[test]
+fn a_ceiling_reserves_for_the_cache_to_be_written() {
+    let sonnet = model("claude-sonnet-4-5");
+    let ceiling = Ceiling::in_out(1_000, 100).of_model(&sonnet);
+    let price = Prices::bundled()
+        .of_ceiling(&sonnet, &ceiling, now())
+        .unwrap();
+    assert!(price >= Usd::nanos(3_750_000 + 1_500_000), "{price}");
+    assert!(price < Usd::nanos(3_750_000 + 1_500_000 + 100), "{price}");
+    let either = Ceiling::tokens(1_000).of_model(&sonnet);
+    let price = Prices::bundled()
+        .of_ceiling(&sonnet, &either, now())
+        .unwrap();
+    assert!(price >= Usd::nanos(15_000_000) && price < Usd::nanos(15_000_100));
+}
+
+#[test]
+fn refusals_say_which_limit_and_when_to_try_again() {
+    let base = WindowState {
+        budget: BudgetName::parse("b").unwrap(),
+        window: Window::Day(now().utc_day()),
+        open: true,
+        asked_usd: Some(Usd::cents(10)),
+        usd_limit: Some(Usd::dollars(1)),
+        token_limit: Some(100),
+        seconds_limit: None,
+        taken_usd: Usd::cents(85),
+        taken_tokens: 90,
+        first_at: None,
+        at: now(),
+    };
+    let reason = |state: &WindowState, tokens| {
+        let admission = Admission {
+            admitted: false,
+            windows: vec![state.clone()],
+        };
+        refusal(&admission, true, tokens)
+    };
+    let CostError::Exceeded {
+        left, retry_after, ..
+    } = reason(&base, 20)
+    else {
+        panic!("the tokens do not fit");
+    };
+    assert_eq!(left, Amount::Tokens(Tokens(10)));
+    assert_eq!(retry_after, Some(Duration::from_hours(12)));
+    // Never: the ceiling is above the limit.
+    assert_eq!(reason(&base, 101).retry_after(), None);
+    let dear = WindowState {
+        asked_usd: Some(Usd::cents(16)),
+        ..base.clone()
+    };
+    assert!(matches!(
+        reason(&dear, 1),
+        CostError::Exceeded { left: Amount::Usd(left), .. } if left == Usd::cents(15)
+    ));
+    let unpriced = WindowState {
+        asked_usd: None,
+        ..base.clone()
+    };
+    assert_eq!(reason(&unpriced, 1), CostError::UnknownModel);
+    let late = WindowState {
+        seconds_limit: Some(60),
+        first_at: Some(now().minus(Duration::from_mins(1))),
+        ..base
+    };
+    assert!(matches!(reason(&late, 1), CostError::SessionTooLong { .. }));
+    let nothing = Admission {
+        admitted: false,
+        windows: Vec::new(),
+    };
+    assert_eq!(refusal(&nothing, false, 1), CostError::NoBudget);
+    assert_eq!(refusal(&nothing, false, 1).kind(), ErrorKind::Denied);
+}
+
+#[test]
+fn a_default_name_that_would_be_too_long_is_refused() {
+    let agent = AgentId::parse("a".repeat(256)).unwrap();
+    let error = Budget::for_agent(agent).per_day(Tokens(1)).validate();
+    assert!(matches!(
+        error,
+        Err(CostError::InvalidBudget { field: "name", .. })
+    ));
+}
+
+prop_compose! {
+    fn any_usage()(
+        input in 0..400_000_u64, output in 0..100_000_u64,
+        cached in 0..500_000_u64, written in 0..500_000_u64, reasoning in 0..150_000_u64,
+    ) -> Usage {
+        Usage {
+            cached_input_tokens: cached,
+            cache_write_tokens: written,
+            reasoning_tokens: reasoning,
+            ..Usage::tokens(input, output)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn usage_becomes_consistent_and_never_less(usage in any_usage()) {
+        let clean = consistent(&usage);
+        prop_assert!(clean.cached_input_tokens + clean.cache_write_tokens <= clean.input_tokens);
+        prop_assert!(clean.reasoning_tokens <= clean.output_tokens);
+        prop_assert!(clean.input_tokens >= usage.input_tokens);
+        prop_assert!(clean.output_tokens >= usage.output_tokens);
+        prop_assert_eq!(consistent(&clean), clean);
+    }
+
+    #[test]
+    fn any_usage_of_a_known_model_has_a_price_and_more_of_it_costs_more(
+        usage in any_usage(), more in 0..100_000_u64,
+    ) {
+        for name in ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-flash"] {
+            // Where the parts are within the whole, more tokens never cost less.
+            let usage = consistent(&usage);
+            let larger = Usage {
+                input_tokens: usage.input_tokens + more,
+                output_tokens: usage.output_tokens + more,
+                ..usage
+            };
+            let (less, greater) = (list(name, &usage), list(name, &larger));
+            prop_assert!(less.is_ok(), "{name} {usage:?} {less:?}");
+            prop_assert!(less.unwrap() <= greater.unwrap(), "{name} {usage:?} {less:?} {greater:?}");
+        }
+    }
+
+    #[test]
+    fn no_text_call_costs_more_than_its_ceiling(usage in any_usage(), slack in 0..1_000_u64) {
+        for name in ["gpt-5", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash"] {
+            let usage = consistent(&usage);
+            let name = model(name);
+            let prices = Prices::bundled();
+            let paid = prices.of_usage(&name, None, now(), &usage).unwrap();
+            for ceiling in [
+                Ceiling::in_out(usage.input_tokens + slack, usage.output_tokens + slack),
+                Ceiling::tokens(usage.total_tokens() + slack),
+            ] {
+                let reserved = prices.of_ceiling(&name, &ceiling, now()).unwrap();
+                prop_assert!(paid <= reserved, "{name} {usage:?} {ceiling:?} {paid} {reserved}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_day_ends_at_the_next_midnight(micros in 0..4_000_000_000_000_000_i64) {
+        let at = Timestamp::from_micros(micros);
+        let day = at.utc_day();
+        let wait = ends_in(&Window::Day(day), at).unwrap();
+        prop_assert!(wait > Duration::ZERO && wait <= Duration::from_hours(24));
+        prop_assert_eq!(at.plus(wait), day.next().start());
+        prop_assert_eq!(at.plus(wait).utc_day(), day.next());
+        prop_assert_eq!(ends_in(&Window::Session(SessionId::new()), at), None);
+    }
+
+    #[test]
+    fn a_ceiling_is_taken_apart_without_losing_a_token(input in any::<u64>(), output in any::<u64>()) {
+        match split(&Ceiling::in_out(input, output)) {
+            Ok(split) => {
+                prop_assert_eq!((split.input, split.output, split.either), (input, output, 0));
+                prop_assert!(i64::try_from(input + output).is_ok());
+            }
+            Err(error) => {
+                let total = u128::from(input) + u128::from(output);
+                prop_assert!(total == 0 || total > u128::from(i64::MAX.unsigned_abs()));
+                prop_assert_eq!(error.kind(), ErrorKind::Misuse);
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::canon::{JsonError, canonical_arguments};
 use crate::ids::{AgentId, InvalidId, ModelName, OperatorId, SessionId, ToolName, UserId};
-use crate::usage::Ceiling;
+use crate::usage::{Ceiling, Tier};
 
 /// Who acts: an agent, in a session, perhaps on somebody's behalf.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +145,7 @@ pub struct Call {
     max_input: Option<u64>,
     max_output: Option<u64>,
     ceiling: Option<Ceiling>,
+    tier: Option<Tier>,
 }
 
 impl Call {
@@ -171,6 +172,7 @@ impl Call {
             max_input: None,
             max_output: None,
             ceiling: None,
+            tier: None,
         }
     }
 
@@ -225,6 +227,13 @@ impl Call {
         self
     }
 
+    /// The dearest service tier that the provider may bill: the ceiling is reserved at its price.
+    #[must_use]
+    pub const fn tier(mut self, tier: Tier) -> Self {
+        self.tier = Some(tier);
+        self
+    }
+
     /// Who wants to make it.
     #[must_use]
     pub const fn principal(&self) -> &Principal {
@@ -252,6 +261,7 @@ impl Call {
             Ok(Action::Model(model)) => Ceiling {
                 model: ceiling.model.or_else(|| Some(model.clone())),
                 provider: ceiling.provider.or_else(|| self.provider.clone()),
+                tier: self.tier.unwrap_or(ceiling.tier),
                 ..ceiling
             },
             _ => ceiling,

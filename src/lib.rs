@@ -1,26 +1,37 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod builder;
 mod call;
 mod canon;
 mod error;
+mod governance;
 mod ids;
 mod money;
+mod permit;
 mod secret;
 mod time;
 mod usage;
 
+pub mod adapters;
 pub mod audit;
+pub mod cost;
+pub mod manual;
+pub mod scope;
 pub mod store;
 
 // The public interface.
+pub use audit::AuditKeys;
+pub use builder::{ConnectError, GovernanceBuilder};
 pub use call::{Action, Call, InvalidCall, Principal};
 pub use error::{ErrorKind, Gate, Refusal};
+pub use governance::{Governance, Health};
 pub use ids::{
     AgentId, BudgetName, CallId, EventId, Id, IdKind, InvalidId, InvalidUuid, MAX_ID_LEN,
     ModelName, OperatorId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,
 };
 pub use money::{InvalidUsd, Usd};
+pub use permit::{Outcome, Permit, RunError, Settlement};
 pub use secret::{MIN_SECRET_BYTES, Secret, WeakSecret};
 pub use store::Database;
 pub use time::{Clock, InvalidTimestamp, ManualClock, SystemClock, Timestamp, UtcDay};

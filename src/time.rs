@@ -120,6 +120,7 @@ impl fmt::Display for Timestamp {
 /// Text that is not an RFC 3339 moment in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid time; write it in UTC, as 2026-11-21T08:30:00Z")]
+#[non_exhaustive]
 pub struct InvalidTimestamp;
 
 fn parse_rfc3339(text: &str) -> Option<Timestamp> {

@@ -122,6 +122,7 @@ pub struct Ceiling {
     pub(crate) amount: CeilingAmount,
     pub(crate) model: Option<ModelName>,
     pub(crate) provider: Option<String>,
+    pub(crate) tier: Tier,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,11 +169,19 @@ impl Ceiling {
         self
     }
 
+    /// The dearest service tier that the provider may bill, by whose price the tokens are reserved.
+    #[must_use]
+    pub const fn tier(mut self, tier: Tier) -> Self {
+        self.tier = tier;
+        self
+    }
+
     const fn of(amount: CeilingAmount) -> Self {
         Self {
             amount,
             model: None,
             provider: None,
+            tier: Tier::Standard,
         }
     }
 

@@ -32,7 +32,7 @@ const MAX_SAFE_INTEGER: i128 = (1 << 53) - 1;
 /// assert_eq!(metadata.as_str(), r#"{"cents":1250,"tool":"refund"}"#);
 /// let refused = Metadata::new(&serde_json::json!({"price": 12.5})).unwrap_err();
 /// assert_eq!(refused.to_string(), "metadata `price` is a float; send it as a string");
-/// # Ok::<(), portcullis::audit::JsonError>(())
+/// # Ok::<(), portcullis::audit::MetadataError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata(String);
@@ -44,7 +44,7 @@ impl Metadata {
     ///
     /// [`JsonError`] names the path of what was refused, and what to do instead.
     pub fn new(value: &impl Serialize) -> Result<Self, JsonError> {
-        Self::from_value(value.serialize(Strict::METADATA)?)
+        Self::from_value(&value.serialize(Strict::METADATA)?)
     }
 
     /// Reads JSON text, refusing duplicate keys.
@@ -57,7 +57,7 @@ impl Metadata {
         if text.len() > 4 * MAX_BYTES {
             return Err(JsonError::at("", JsonRule::TooLarge { bytes: text.len() }));
         }
-        Self::from_value(parse::unique_keys(text)?)
+        Self::from_value(&parse::unique_keys(text)?)
     }
 
     /// No metadata: `{}`.
@@ -92,7 +92,7 @@ impl Metadata {
 
     /// Checks and writes a whole object.
     pub(crate) fn from_map(map: serde_json::Map<String, Value>) -> Result<Self, JsonError> {
-        Self::from_value(Value::Object(map))
+        Self::from_value(&Value::Object(map))
     }
 
     /// Text that was read from the trail, which is shown as it stands.
@@ -100,13 +100,13 @@ impl Metadata {
         Self(text)
     }
 
-    fn from_value(value: Value) -> Result<Self, JsonError> {
+    fn from_value(value: &Value) -> Result<Self, JsonError> {
         let Value::Object(_) = value else {
             return Err(JsonError::at("", JsonRule::NotAnObject));
         };
         let mut keys = 0;
-        check(&value, &mut Vec::new(), &mut keys)?;
-        let text = write_text(&value);
+        check(value, &mut Vec::new(), &mut keys)?;
+        let text = write_text(value);
         if text.len() > MAX_BYTES {
             return Err(JsonError::at("", JsonRule::TooLarge { bytes: text.len() }));
         }

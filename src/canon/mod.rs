@@ -1,4 +1,4 @@
-//! Bytes that mean one thing: what is hashed, signed or MACed.
+//! Bytes that mean one thing: what is hashed, signed or `MACed`.
 //!
 //! Every field is absent (`00`) or present (`01`, its length as a big-endian u32, its bytes). The
 //! first field is a versioned label. Nothing is joined with separators, so bytes cannot move from
@@ -49,12 +49,11 @@ impl Fields {
 
     /// Adds a field that may be absent.
     pub(crate) fn maybe(&mut self, bytes: Option<&[u8]>) -> &mut Self {
-        match bytes {
-            Some(bytes) => self.present(bytes),
-            None => {
-                self.bytes.push(0);
-                self
-            }
+        if let Some(bytes) = bytes {
+            self.present(bytes)
+        } else {
+            self.bytes.push(0);
+            self
         }
     }
 

@@ -5,8 +5,30 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::string_slice,
     clippy::allow_attributes,
     reason = "tests"
 )]
 
+mod audit_append;
+mod audit_faults;
+mod audit_processes;
+mod audit_read;
+mod audit_tamper;
+mod audit_verify;
+#[cfg(test)]
+mod common;
+mod cost;
+mod cost_kill;
+#[cfg(test)]
+mod openai;
+#[cfg(test)]
+mod openai_retry;
+#[cfg(test)]
+mod openai_stream;
+mod permit;
+mod scope;
+mod secrecy;
+mod statements;
 mod store;
+mod trail;

@@ -1,0 +1,198 @@
+//! Building the handle: required things are arguments, optional things are methods.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::{Audit, AuditKeys, AuditOptions};
+use crate::cost::{Cost, CostSettings};
+use crate::error::ErrorKind;
+use crate::governance::{Governance, Settings};
+use crate::ids::TenantId;
+use crate::scope::{Scope, ScopeError};
+use crate::store::{Database, DatabaseError, SchemaError, Store, check_schema};
+use crate::time::{Clock, SystemClock};
+
+/// Builds a [`Governance`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use portcullis::{Database, Governance, audit::AuditKeys};
+///
+/// let gov = Governance::builder(Database::from_env()?, AuditKeys::from_env()?)
+///     .default_max_output_tokens(1_000)
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is governed before connect"]
+pub struct GovernanceBuilder {
+    database: Database,
+    keys: AuditKeys,
+    tenant: TenantId,
+    clock: Arc<dyn Clock>,
+    audit: AuditOptions,
+    cost: CostSettings,
+    settings: Settings,
+    drain_on_sigterm: bool,
+}
+
+impl GovernanceBuilder {
+    pub(crate) fn new(database: Database, keys: AuditKeys) -> Self {
+        Self {
+            database,
+            keys,
+            tenant: TenantId::single(),
+            clock: Arc::new(SystemClock),
+            audit: AuditOptions::default(),
+            cost: CostSettings::default(),
+            settings: Settings::default(),
+            drain_on_sigterm: false,
+        }
+    }
+
+    /// The tenant, where an installation has several.
+    pub fn tenant(mut self, tenant: TenantId) -> Self {
+        self.tenant = tenant;
+        self
+    }
+
+    /// Where the time comes from; the machine's clock, unless a test brings its own.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Where the time comes from, shared with the caller, who can move a
+    /// [`ManualClock`](crate::ManualClock).
+    pub fn shared_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the MAC of every entry that is read (off).
+    pub fn verify_on_read(mut self, on: bool) -> Self {
+        self.audit.verify_on_read = on;
+        self
+    }
+
+    /// The output to reserve for a model call that does not say how much it may have (none: such a
+    /// call is refused).
+    pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
+        self.settings.default_max_output = Some(tokens);
+        self
+    }
+
+    /// Lets calls through when their budget cannot be asked, and says so in the audit trail (off:
+    /// they are refused). The one setting that makes a gate fail open.
+    pub fn cost_fail_open(mut self, on: bool) -> Self {
+        self.cost.fail_open = on;
+        self
+    }
+
+    /// How long a call may take before its reservation counts as unknown (15 minutes). It stays
+    /// charged.
+    pub fn reservation_lease(mut self, lease: Duration) -> Self {
+        self.cost.lease = lease;
+        self
+    }
+
+    /// Takes SIGTERM over: the handle drains, and then the process exits with status 143, as it
+    /// would have by default (off: call [`Governance::shutdown`] from the host's own handler).
+    pub fn drain_on_sigterm(mut self) -> Self {
+        self.drain_on_sigterm = true;
+        self
+    }
+
+    /// Opens the handle: checks the schema, loads the policies, starts the background tasks. The
+    /// schema must have been migrated.
+    ///
+    /// # Errors
+    ///
+    /// * [`ConnectError::Schema`] if the schema is missing, too old, or too new, with what to run.
+    /// * [`ConnectError::Database`] if it cannot be opened.
+    /// * [`ConnectError::Scope`] if the policies cannot be loaded.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is written.
+    pub async fn connect(self) -> Result<Governance, ConnectError> {
+        let pool = self.database.connect_pool().await?;
+        check_schema(&pool).await?;
+        let store = Store::new(
+            pool,
+            self.tenant.clone(),
+            self.clock,
+            self.database.deadline(),
+        );
+        let parts = Parts::open(&store, &self.keys, &self.audit, self.cost).await?;
+        let gov = Governance::assemble(self.database, store, self.keys, parts, self.settings);
+        if self.drain_on_sigterm {
+            gov.exit_on_sigterm()?;
+        }
+        Ok(gov)
+    }
+}
+
+/// The modules of one tenant.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) audit: Audit,
+    pub(crate) scope: Scope,
+    pub(crate) cost: Cost,
+    pub(crate) audit_options: AuditOptions,
+    pub(crate) cost_settings: CostSettings,
+}
+
+impl Parts {
+    pub(crate) async fn open(
+        store: &Store,
+        keys: &AuditKeys,
+        audit_options: &AuditOptions,
+        cost_settings: CostSettings,
+    ) -> Result<Self, ConnectError> {
+        let audit = Audit::start(store.clone(), keys.clone(), *audit_options);
+        let scope = Scope::new(store.clone(), audit.clone());
+        scope.load().await?;
+        let cost = Cost::new(store.clone(), audit.clone(), cost_settings.clone());
+        Ok(Self {
+            audit,
+            scope,
+            cost,
+            audit_options: *audit_options,
+            cost_settings,
+        })
+    }
+}
+
+/// Why a handle could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The database could not be opened.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The schema is not one that this program can use.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The policies could not be loaded.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// The operating system gave no handler for SIGTERM.
+    #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
+    Signal,
+}
+
+impl ConnectError {
+    /// Which answer it asks for.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Database(error) => error.kind(),
+            Self::Schema(error) => error.kind(),
+            Self::Scope(error) => error.kind(),
+            Self::Signal => ErrorKind::Misuse,
+        }
+    }
+}

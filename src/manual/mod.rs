@@ -1,0 +1,14 @@
+//! The manual: what is guaranteed and what proves it, against whom, and what happens when things
+//! fail.
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("threat_model.md")]
+pub mod threat_model {}
+
+#[doc = include_str!("failure_modes.md")]
+pub mod failure_modes {}
+
+#[doc = include_str!("operations.md")]
+pub mod operations {}

@@ -1,0 +1,183 @@
+//! The enforcement point: every gate in its order, and proof that they were passed.
+//!
+//! [`Governance::authorize`] asks the gates in a fixed order, cheap and final first, money last, so
+//! that a refusal never has to be refunded: the call itself, scope, cost. Then it puts the decision
+//! on durable record, and only then returns a [`Permit`]. Nothing governed ever acts off the record.
+//!
+//! | The store is | [`authorize`](Governance::authorize) | [`Permit::settle`] |
+//! |---|---|---|
+//! | reachable | permits or refuses | records the outcome |
+//! | unreachable | refuses: a decision that cannot be recorded is a no | says what could not be recorded; the reserve stays charged |
+//!
+//! ```no_run
+//! # async fn example(gov: portcullis::Governance, me: portcullis::Principal) -> Result<(), Box<dyn std::error::Error>> {
+//! use portcullis::{Call, Permit};
+//!
+//! let call = Call::tool(&me, "send_email").args(&serde_json::json!({"to": "c_381"}));
+//! let sent = gov
+//!     .run(&call, async |_: &Permit| Ok::<_, std::io::Error>("sent"))
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod outcome;
+mod proof;
+mod record;
+mod run;
+
+pub use outcome::{Outcome, Settlement};
+pub use proof::Permit;
+pub use run::RunError;
+
+use crate::audit::Purpose;
+use crate::call::{Action, Call, Parts};
+use crate::canon::Fields;
+use crate::cost::{CostError, Reservation};
+use crate::error::{ErrorKind, Gate, Refusal};
+use crate::governance::Governance;
+use crate::ids::CallId;
+use crate::scope::{ScopeError, Target};
+
+impl Governance {
+    /// Asks every gate whether `call` may be made, and puts the decision on record.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] names the gate, the reason, what would make it a yes, and when to try again.
+    /// Nothing is held or charged after it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was reserved for a call that never got its permit is released.
+    pub async fn authorize(&self, call: &Call) -> Result<Permit, Refusal> {
+        let id = CallId::new();
+        let parts = call.parts().map_err(|invalid| {
+            Refusal::new(Gate::Call, ErrorKind::Misuse, invalid, "correct the call")
+        })?;
+        let decided = self.decide(call, &parts, id).await;
+        let digest = self.digest(&parts);
+        let reservation = match decided {
+            Ok(reservation) => reservation,
+            Err(refusal) => {
+                self.audit()
+                    .log_detached(record::refused(&parts, id, &digest, &refusal));
+                return Err(refusal);
+            }
+        };
+        // Until the permit exists, a reservation whose call cannot happen is released.
+        let held = Held(reservation);
+        let decision = record::permitted(&parts, id, &digest, held.0.as_ref());
+        let started = decision.last_id();
+        if let Err(error) = self.audit().append_all(decision.into_events()).await {
+            return Err(Refusal::new(
+                Gate::Evidence,
+                error.kind(),
+                error,
+                "the call was not made; try again when the audit trail can be written",
+            ));
+        }
+        Ok(Permit::new(
+            self.clone(),
+            id,
+            digest,
+            &parts,
+            held.keep(),
+            started,
+        ))
+    }
+
+    /// The gates, in their order.
+    async fn decide(
+        &self,
+        call: &Call,
+        parts: &Parts<'_>,
+        id: CallId,
+    ) -> Result<Option<Reservation>, Refusal> {
+        let who = parts.principal;
+        let target = match parts.action {
+            Action::Tool(name) => Target::Tool(name.as_str()),
+            Action::Model(name) => Target::Model(name.as_str()),
+        };
+        self.scope()
+            .decide(who, target)
+            .map_err(|error| by_scope(&error))?;
+        if let Some(url) = parts.api {
+            self.scope()
+                .decide(who, Target::Api(url))
+                .map_err(|error| by_scope(&error))?;
+        }
+        let ceiling = call
+            .reserved(self.settings().default_max_output)
+            .map_err(|invalid| {
+                Refusal::new(
+                    Gate::Call,
+                    ErrorKind::Misuse,
+                    invalid,
+                    "declare the ceiling of the call",
+                )
+            })?;
+        match ceiling {
+            None => Ok(None),
+            Some(ceiling) => {
+                let reserved = self.cost().reserve_for(who, ceiling, id).await;
+                reserved.map(Some).map_err(|error| by_cost(&error))
+            }
+        }
+    }
+
+    /// The keyed hash that binds a permit to its call: who, what, on what, with which arguments.
+    fn digest(&self, parts: &Parts<'_>) -> [u8; 32] {
+        let who = parts.principal;
+        let mut fields = Fields::labelled("portcullis/call/v1");
+        fields
+            .present(who.agent_id().as_str().as_bytes())
+            .present(who.session_id().as_str().as_bytes())
+            .text(who.user_id().map(AsRef::as_ref))
+            .text(who.operator_id().map(AsRef::as_ref))
+            .text(who.parent().map(|parent| parent.agent_id().as_str()))
+            .text(who.parent().map(|parent| parent.session_id().as_str()))
+            .present(parts.action.kind().as_bytes())
+            .present(parts.action.name().as_bytes())
+            .text(parts.resource)
+            .text(parts.api)
+            .text(parts.provider)
+            .text(parts.args);
+        self.keys()
+            .derive(self.tenant(), Purpose::Call)
+            .tag(&[fields.as_bytes()])
+    }
+}
+
+impl From<&ScopeError> for Refusal {
+    /// The scope gate's no, as every gate says it.
+    fn from(error: &ScopeError) -> Self {
+        by_scope(error)
+    }
+}
+
+fn by_scope(error: &ScopeError) -> Refusal {
+    Refusal::new(Gate::Scope, error.kind(), error.reason(), error.remedy())
+}
+
+fn by_cost(error: &CostError) -> Refusal {
+    Refusal::new(Gate::Cost, error.kind(), error.reason(), error.remedy())
+        .retry_after(error.retry_after())
+}
+
+/// A reservation whose call has not been permitted yet: dropped, it is given back.
+struct Held(Option<Reservation>);
+
+impl Held {
+    fn keep(mut self) -> Option<Reservation> {
+        self.0.take()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.0.take() {
+            reservation.release_detached();
+        }
+    }
+}

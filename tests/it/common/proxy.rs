@@ -1,0 +1,222 @@
+//! A wire between the writer and Postgres that can be cut at a chosen moment.
+//!
+//! It reads the protocol's messages, so that "after the commit and before its acknowledgement" is
+//! a place and not a matter of luck.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Notify;
+
+/// What to do when the next append passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Let the server commit, swallow its acknowledgement, and cut.
+    CutAfterCommit,
+    /// Cut before the server sees the statement.
+    CutBeforeCommit,
+    /// Swallow the statement and keep the connection open: the server hangs.
+    Hang,
+}
+
+#[derive(Default)]
+struct Shared {
+    refuse: AtomicBool,
+    /// What happens to the appends to come, next first.
+    faults: Mutex<Vec<Fault>>,
+    /// How many appends were sent.
+    appends: AtomicU32,
+    cut_all: Notify,
+}
+
+impl Shared {
+    fn next_fault(&self) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        (!faults.is_empty()).then(|| faults.remove(0))
+    }
+}
+
+/// A proxy in front of the tests' server.
+pub(crate) struct Proxy {
+    shared: Arc<Shared>,
+    options: PgConnectOptions,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Unix(PathBuf),
+    Tcp(String, u16),
+}
+
+impl Proxy {
+    /// A proxy in front of the server that `options` name.
+    pub(crate) async fn before(options: &PgConnectOptions) -> Self {
+        let port = options.get_port();
+        let backend = match options.get_socket() {
+            Some(directory) => Backend::Unix(directory.join(format!(".s.PGSQL.{port}"))),
+            None if options.get_host().starts_with('/') => {
+                Backend::Unix(PathBuf::from(options.get_host()).join(format!(".s.PGSQL.{port}")))
+            }
+            None => Backend::Tcp(options.get_host().to_owned(), port),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::new(Shared::default());
+        tokio::spawn(listen(listener, backend, Arc::clone(&shared)));
+        // Rebuilt, because a socket in the options would win over the host.
+        let mut through = PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(port)
+            .username(options.get_username())
+            .ssl_mode(PgSslMode::Disable);
+        if let Some(database) = options.get_database() {
+            through = through.database(database);
+        }
+        Self {
+            shared,
+            options: through,
+        }
+    }
+
+    /// How to connect through it.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    /// Does `fault` to the next append that has none ahead of it.
+    pub(crate) fn inject(&self, fault: Fault) {
+        self.shared.faults.lock().unwrap().push(fault);
+    }
+
+    /// Whether all injected faults have happened.
+    pub(crate) fn spent(&self) -> bool {
+        self.shared.faults.lock().unwrap().is_empty()
+    }
+
+    /// Cuts all connections and refuses new ones.
+    pub(crate) fn down(&self) {
+        self.shared.refuse.store(true, Ordering::SeqCst);
+        self.shared.cut_all.notify_waiters();
+    }
+
+    /// Lets connections through again.
+    pub(crate) fn up(&self) {
+        self.shared.refuse.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn appends(&self) -> u32 {
+        self.shared.appends.load(Ordering::SeqCst)
+    }
+}
+
+async fn listen(listener: TcpListener, backend: Backend, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        if shared.refuse.load(Ordering::SeqCst) {
+            continue;
+        }
+        let (backend, shared) = (backend.clone(), Arc::clone(&shared));
+        tokio::spawn(async move {
+            let cut = shared.cut_all.notified();
+            tokio::pin!(cut);
+            cut.as_mut().enable();
+            match backend {
+                Backend::Unix(path) => {
+                    let Ok(server) = UnixStream::connect(path).await else {
+                        return;
+                    };
+                    let (read, write) = server.into_split();
+                    tokio::select! { () = pump(client, read, write, &shared) => {}, () = cut => {} }
+                }
+                Backend::Tcp(host, port) => {
+                    let Ok(server) = TcpStream::connect((host, port)).await else {
+                        return;
+                    };
+                    let (read, write) = server.into_split();
+                    tokio::select! { () = pump(client, read, write, &shared) => {}, () = cut => {} }
+                }
+            }
+        });
+    }
+}
+
+/// Carries messages both ways until one side ends or a fault cuts.
+async fn pump(
+    client: TcpStream,
+    mut from_server: impl AsyncRead + Unpin,
+    mut to_server: impl AsyncWrite + Unpin,
+    shared: &Shared,
+) {
+    client.set_nodelay(true).unwrap();
+    let (mut from_client, mut to_client) = client.into_split();
+    // Set while the acknowledgement of an append is to be swallowed.
+    let swallow = AtomicBool::new(false);
+    let up = async {
+        let mut appends = HashSet::new();
+        // The startup message has no type.
+        let mut startup = message(&mut from_client, false).await?;
+        loop {
+            to_server.write_all(&startup).await.ok()?;
+            let next = message(&mut from_client, true).await?;
+            match next[0] {
+                b'P' if is_append(&next) => {
+                    appends.insert(name(&next[5..]).to_vec());
+                }
+                b'B' => {
+                    let portal = name(&next[5..]);
+                    let statement = name(&next[5 + portal.len() + 1..]).to_vec();
+                    if appends.contains(&statement) {
+                        shared.appends.fetch_add(1, Ordering::SeqCst);
+                        match shared.next_fault() {
+                            Some(Fault::CutBeforeCommit) => return None,
+                            Some(Fault::Hang) => std::future::pending::<()>().await,
+                            Some(Fault::CutAfterCommit) => swallow.store(true, Ordering::SeqCst),
+                            None => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+            startup = next;
+        }
+    };
+    let down = async {
+        loop {
+            let next = message(&mut from_server, true).await?;
+            if swallow.load(Ordering::SeqCst) {
+                if next[0] == b'Z' {
+                    // Ready for the next query: the commit has happened.
+                    return None::<()>;
+                }
+                continue;
+            }
+            to_client.write_all(&next).await.ok()?;
+        }
+    };
+    let _: Option<()> = tokio::select! { end = up => end, end = down => end };
+}
+
+/// Reads one message, its header included.
+async fn message(from: &mut (impl AsyncRead + Unpin), typed: bool) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; if typed { 5 } else { 4 }];
+    from.read_exact(&mut bytes).await.ok()?;
+    let header = bytes.len();
+    let len = u32::from_be_bytes(bytes[header - 4..].try_into().unwrap()) as usize - 4;
+    bytes.resize(header + len, 0);
+    from.read_exact(&mut bytes[header..]).await.ok()?;
+    Some(bytes)
+}
+
+fn name(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap()
+}
+
+fn is_append(parse: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(parse);
+    text.contains("UPDATE portcullis.chains") && text.contains("INSERT INTO portcullis.entries")
+}

@@ -168,6 +168,13 @@ impl Database {
         self.settings.statement
     }
 
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(
+            clippy::unused_async,
+            reason = "only the embedded cluster has to be waited for"
+        )
+    )]
     async fn open(&self) -> Result<Opened, DatabaseError> {
         match &self.source {
             Source::Url(url) => {

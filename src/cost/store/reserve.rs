@@ -224,9 +224,14 @@ impl CostStore {
     //
     // Safe under concurrency: the budget's rows are locked against a change of the limits that are
     // copied; a window that another transaction is opening is waited for. Ordered, as all locks are.
+    // It does not wait for the disk: the reservation that follows does, and the log is written in
+    // order, so that a first call waits for no more commits than a later one.
     async fn open_windows(&self, demand: &Demand) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "INSERT INTO portcullis.budget_windows (tenant_id, budget, period, window_key, usd_limit,
+            "WITH unhurried AS MATERIALIZED (
+                 SELECT set_config('synchronous_commit', 'off', true)
+             )
+             INSERT INTO portcullis.budget_windows (tenant_id, budget, period, window_key, usd_limit,
                     token_limit, seconds_limit, opened_at)
              SELECT $1::text, b.name, b.period,
                     CASE b.period
@@ -238,6 +243,7 @@ impl CostStore {
                       WHERE tenant_id = $1 AND agent_id = $2::text
                       ORDER BY name, period
                         FOR SHARE) b
+              CROSS JOIN unhurried
               ORDER BY b.name, b.period
              ON CONFLICT DO NOTHING",
         )

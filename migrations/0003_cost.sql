@@ -28,9 +28,9 @@ CREATE INDEX budgets_agent_idx ON portcullis.budgets (tenant_id, agent_id);
 -- What is spent of one limit in one session, or on one day. The limit is repeated here, because an
 -- admission checks it under the lock of this row: a limit that is lowered waits for that lock.
 --
--- No CHECK constraints here and on reservations: Postgres parses those of a table anew for every
--- statement that writes it, which was half of what a reservation cost. The statements keep the rules:
--- no amount is below zero, and settled + held can always be written.
+-- No CHECK constraints here and on reservations, as in 0001: they were half of what a reservation
+-- cost. The statements keep the rules: no amount is below zero, and settled + held can always be
+-- written.
 CREATE TABLE portcullis.budget_windows (
     tenant_id      text    COLLATE "C" NOT NULL,
     budget         text    COLLATE "C" NOT NULL,

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::error::AuditError;
-use super::keys::{Tag, sha256};
+use super::keys::{MacKey, Tag, sha256};
 use super::kind::{AppKind, Kind};
 use crate::call::Principal;
 use crate::canon::Metadata;
@@ -154,8 +154,8 @@ impl AuditEvent {
 
     /// Checks everything that can be wrong with an event, before it is batched with others.
     ///
-    /// `now` is when it happened if the caller does not say.
-    pub(super) fn seal(self, now: Timestamp) -> Result<Draft, AuditError> {
+    /// `now` is when it happened if the caller does not say; `content` keys the hashes.
+    pub(super) fn seal(self, now: Timestamp, content: &MacKey) -> Result<Draft, AuditError> {
         let metadata = Metadata::from_map(self.metadata?)?;
         if let Some(decision) = &self.decision
             && (decision.is_empty() || decision.len() > MAX_DECISION || decision.contains('\0'))
@@ -175,8 +175,8 @@ impl AuditEvent {
             user: self.user,
             parent: self.parent,
             model: self.model,
-            input: self.input,
-            output: self.output,
+            input: self.input.map(|sha256| content.content_hash(&sha256)),
+            output: self.output.map(|sha256| content.content_hash(&sha256)),
             decision: self.decision,
             metadata,
         })
@@ -196,7 +196,7 @@ pub(super) struct Draft {
     pub(super) user: Option<UserId>,
     pub(super) parent: Option<EventId>,
     pub(super) model: Option<ModelName>,
-    /// SHA-256 of the content; the writer keys it.
+    /// Keyed hashes of the content.
     pub(super) input: Option<Tag>,
     pub(super) output: Option<Tag>,
     pub(super) decision: Option<String>,

@@ -46,7 +46,7 @@ type ChainRow = (i32, i64, i64, Vec<u8>, Timestamp, bool);
 impl StoredChain {
     fn read(row: ChainRow) -> Result<Self, sqlx::Error> {
         let (chain_no, epoch, next_seq, mac, recorded, stopped) = row;
-        // The table's constraints make all of these hold.
+        // No constraint of the table makes these hold; what breaks them is refused here.
         let malformed = || sqlx::Error::Decode("a chain's head is malformed".into());
         Ok(Self {
             chain_no: u32::try_from(chain_no).map_err(|_| malformed())?,

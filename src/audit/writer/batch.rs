@@ -86,8 +86,7 @@ impl Batch {
     }
 
     fn push(&mut self, place: Place<'_>, draft: &Draft) {
-        let hashes = Hashes::of(place.keys, draft);
-        let row = row(place, &self.to, draft, &hashes);
+        let row = row(place, &self.to, draft);
         row.encode(&mut self.bytes);
         self.to.mac = mac(&place.keys.chain, &self.bytes, &self.to.mac);
         self.to.next_seq = self.to.next_seq.saturating_add(1);
@@ -124,7 +123,7 @@ impl Batch {
             occurred: now,
             ..draft.clone()
         };
-        row(place, &first, &draft_at, &Hashes::of(place.keys, &draft_at)).encode(&mut self.bytes);
+        row(place, &first, &draft_at).encode(&mut self.bytes);
         let mac = mac(&place.keys.chain, &self.bytes, &GENESIS);
         let genesis = Genesis {
             recorded: now,
@@ -142,24 +141,8 @@ impl Batch {
     }
 }
 
-/// The keyed hashes of a draft's content.
-pub(super) struct Hashes {
-    pub(super) input: Option<Tag>,
-    pub(super) output: Option<Tag>,
-}
-
-impl Hashes {
-    pub(super) fn of(keys: &Keys, draft: &Draft) -> Self {
-        let keyed = |sha256: &Tag| keys.content.content_hash(sha256);
-        Self {
-            input: draft.input.as_ref().map(keyed),
-            output: draft.output.as_ref().map(keyed),
-        }
-    }
-}
-
 /// The row of `draft` at the end of the chain, where `head` is.
-fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft, hashes: &'r Hashes) -> Row<'r> {
+fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft) -> Row<'r> {
     Row {
         tenant: place.tenant.as_str(),
         chain_no: place.chain_no,
@@ -175,8 +158,8 @@ fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft, hashes: &'r Hashes) 
         agent_key: None,
         parent: draft.parent.as_ref().map(|id| id.as_bytes().as_slice()),
         model: draft.model.as_ref().map(AsRef::as_ref),
-        input_hash: hashes.input.as_ref().map(Tag::as_slice),
-        output_hash: hashes.output.as_ref().map(Tag::as_slice),
+        input_hash: draft.input.as_ref().map(Tag::as_slice),
+        output_hash: draft.output.as_ref().map(Tag::as_slice),
         decision: draft.decision.as_deref(),
         metadata: draft.metadata.as_str(),
         sealed: None,

@@ -8,6 +8,7 @@ use super::batch::Place;
 use super::lane::Lane;
 use super::outcome::{Failure, Fault};
 use crate::audit::error::AuditError;
+use crate::audit::keys::MacKey;
 use crate::audit::kind::Kind;
 use crate::audit::model::{AuditEvent, Draft};
 use crate::audit::store::append::{self, Head, Hold, StoredChain};
@@ -189,7 +190,7 @@ impl Lane<'_> {
         let failed = |error| Failure::of(OPEN, &error);
         let store = &self.shared.store;
         let tenant = store.tenant();
-        let draft = genesis().map_err(|_| Failure::unreachable(OPEN))?;
+        let draft = genesis(&self.shared.keys.content).map_err(|_| Failure::unreachable(OPEN))?;
         let Some(connection) = self.connection.as_mut() else {
             return Err(Failure::unreachable(OPEN));
         };
@@ -264,9 +265,9 @@ fn same(a: &Head, b: &Head) -> bool {
 }
 
 /// What the first entry of a chain says.
-fn genesis() -> Result<Draft, AuditError> {
+fn genesis(content: &MacKey) -> Result<Draft, AuditError> {
     AuditEvent::system(None, Kind::ChainGenesis)
         .with("row", "portcullis/row/v1")
         .with("version", env!("CARGO_PKG_VERSION"))
-        .seal(crate::time::Timestamp::MIN)
+        .seal(crate::time::Timestamp::MIN, content)
 }

@@ -156,7 +156,7 @@ impl Shared {
         let now = self.store.now();
         let drafts = events
             .into_iter()
-            .map(|event| event.seal(now))
+            .map(|event| event.seal(now, &self.keys.content))
             .collect::<Result<Vec<_>, _>>()?;
         for (at, draft) in drafts.iter().enumerate() {
             if drafts.iter().take(at).any(|other| other.id == draft.id) {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::batch::Hashes;
 use super::queue::Group;
 use super::{Keys, Stats};
 use crate::audit::error::AuditError;
@@ -164,11 +163,10 @@ pub(super) fn settle(groups: &mut Vec<Group>, found: &[StoredEvent], keys: &Keys
 
 /// Whether `stored` is the entry that `draft` would make, its place and time of recording apart.
 fn same_content(keys: &Keys, draft: &Draft, stored: &StoredEvent) -> bool {
-    let hashes = Hashes::of(keys, draft);
     // Content hashes of another key cannot be compared.
     let same_hashes = stored.key_id != i64::from(keys.key_id)
-        || (hashes.input.as_ref().map(<[u8; 32]>::as_slice) == stored.input_hash.as_deref()
-            && hashes.output.as_ref().map(<[u8; 32]>::as_slice) == stored.output_hash.as_deref());
+        || (draft.input.as_ref().map(<[u8; 32]>::as_slice) == stored.input_hash.as_deref()
+            && draft.output.as_ref().map(<[u8; 32]>::as_slice) == stored.output_hash.as_deref());
     same_hashes
         && draft.kind.as_str() == stored.kind
         && (!draft.occurred_given || draft.occurred == stored.occurred_at)

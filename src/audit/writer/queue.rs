@@ -18,9 +18,11 @@ use crate::audit::model::{Committed, Draft};
 const CAPACITY: usize = 8_192;
 /// The most entries of one batch, unless one group alone has more.
 const BATCH: usize = 1_000;
+/// How many rounds over the runnable tasks the callers of a batch get to queue their next events.
+const CROWD_ROUNDS: usize = 8;
 /// With this many events in the writer's hands, a second chain pays, and a fourth. Measured: below,
 /// two smaller batches cost the server more than working on both at once gains.
-const TWO_LANES: usize = 128;
+const TWO_LANES: usize = 48;
 const FOUR_LANES: usize = 256;
 /// How long the last lane keeps its chain without work, and how long the others do.
 const LAST_IDLE: Duration = Duration::from_mins(1);
@@ -220,10 +222,7 @@ impl Queue {
     pub(super) async fn next(&self, crowd: bool) -> Option<Share> {
         loop {
             if crowd {
-                // Those callers are about to run: let them all queue what they have, or the first
-                // of them would make a batch of its own. This is no linger: a lone caller's event
-                // goes at once.
-                tokio::task::yield_now().await;
+                self.let_callers_queue().await;
             }
             let roused = self.work.notified();
             tokio::pin!(roused);
@@ -251,6 +250,23 @@ impl Queue {
                 inner.lanes = inner.lanes.saturating_sub(1);
                 return None;
             }
+        }
+    }
+
+    /// Lets the callers of the last batch run, who are about to queue what they have next: the first
+    /// of them would make a batch of its own.
+    ///
+    /// This is no linger: it ends when a round over the runnable tasks has queued nothing, and a
+    /// lone caller's event goes at once.
+    async fn let_callers_queue(&self) {
+        let mut queued = self.lock().queued;
+        for _ in 0..CROWD_ROUNDS {
+            tokio::task::yield_now().await;
+            let now = self.lock().queued;
+            if now == queued {
+                return;
+            }
+            queued = now;
         }
     }
 

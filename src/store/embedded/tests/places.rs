@@ -15,8 +15,13 @@ async fn an_ordinary_user_runs_it_as_itself() {
     fs::create_dir(&dir).unwrap();
     chown(&dir, Some(65534), Some(65534)).unwrap();
     fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
+    // Where Postgres is downloaded to, if the machine has none.
+    let home = scratch.0.join("home");
+    fs::create_dir(&home).unwrap();
+    chown(&home, Some(65534), Some(65534)).unwrap();
     let as_nobody = |command: &mut Command| {
-        command.uid(65534).gid(65534).env("HOME", "/nonexistent");
+        command.uid(65534).gid(65534).env("HOME", &home);
+        command.env_remove("XDG_CACHE_HOME");
     };
     let mut host = Host::spawn_with(&dir, "idle", &exe, as_nobody);
     assert_eq!(host.hear("ready"), format!("true {}", dir.display()));

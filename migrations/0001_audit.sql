@@ -55,6 +55,9 @@ CREATE TABLE portcullis.entries (
     origin_seq     bigint,
     origin_mac     bytea,
     mac            bytea            NOT NULL,
+    -- The agent's, over what happened and not over its place; no MAC covers it: it proves itself,
+    -- and agent_key, which is covered, says that there is one.
+    signature      bytea,
     -- Also what forbids a fork: no two entries of one place.
     PRIMARY KEY (tenant_id, chain_no, seq),
     -- An event that is written twice is found out; ids are UUIDv7, so this index grows at its end.

@@ -179,6 +179,8 @@ impl AuditEvent {
             output: self.output.map(|sha256| content.content_hash(&sha256)),
             decision: self.decision,
             metadata,
+            signed: None,
+            ingest: Ingest::Live,
         })
     }
 }
@@ -201,6 +203,46 @@ pub(super) struct Draft {
     pub(super) output: Option<Tag>,
     pub(super) decision: Option<String>,
     pub(super) metadata: Metadata,
+    pub(super) signed: Option<Signed>,
+    pub(super) ingest: Ingest,
+}
+
+/// Who signed an event, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Signed {
+    /// The id of the public key, which the MAC covers.
+    pub(super) key: [u8; 16],
+    pub(super) signature: [u8; 64],
+}
+
+/// How an event comes into its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ingest {
+    /// Straight from the process in which it happened.
+    Live,
+}
+
+impl Ingest {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+        }
+    }
+
+    /// Its line in a journal, if it was in one.
+    pub(super) const fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Live => None,
+        }
+    }
+}
+
+/// A line of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) journal: [u8; 16],
+    pub(super) seq: u64,
+    pub(super) mac: Tag,
 }
 
 /// What became of an event that was logged.

@@ -15,7 +15,7 @@ use crate::ids::{AgentId, EventId, ModelName, SessionId, UserId};
 use crate::time::Timestamp;
 
 /// How many columns an entry has, the tenant not counted.
-pub(super) const COLUMNS: usize = 23;
+pub(super) const COLUMNS: usize = 24;
 
 /// The columns as bytes; `None` is NULL.
 pub(super) type Raw<'b> = [Option<&'b [u8]>; COLUMNS];
@@ -27,6 +27,8 @@ pub(super) struct Stored<'b> {
     pub(super) row: Row<'b>,
     /// The MAC; `None` if what is stored is not 32 bytes.
     pub(super) mac: Option<&'b Tag>,
+    /// The agent's signature, as it is stored.
+    pub(super) signature: Option<&'b [u8]>,
 }
 
 /// An entry that is none: a column is NULL or has the wrong size, which the table's constraints
@@ -67,6 +69,7 @@ impl<'b> Stored<'b> {
             origin_seq,
             origin_mac,
             mac,
+            signature,
         ] = *raw;
         let seq = int8(seq);
         let chain_no = chain_no
@@ -110,7 +113,11 @@ impl<'b> Stored<'b> {
                 .ok_or(torn("origin_seq"))?,
             origin_mac,
         };
-        Ok(Self { row, mac })
+        Ok(Self {
+            row,
+            mac,
+            signature,
+        })
     }
 
     /// The entry that callers see; `None` if a column holds what this crate never writes.

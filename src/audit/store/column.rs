@@ -15,6 +15,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug)]
 enum Element {
     Bytea,
+    Int8,
     Text,
     Timestamptz,
     Uuid,
@@ -24,6 +25,7 @@ impl Element {
     const fn oid(self) -> u32 {
         match self {
             Self::Bytea => 17,
+            Self::Int8 => 20,
             Self::Text => 25,
             Self::Timestamptz => 1184,
             Self::Uuid => 2950,
@@ -33,6 +35,7 @@ impl Element {
     const fn array_oid(self) -> u32 {
         match self {
             Self::Bytea => 1001,
+            Self::Int8 => 1016,
             Self::Text => 1009,
             Self::Timestamptz => 1185,
             Self::Uuid => 2951,
@@ -152,6 +155,14 @@ pub(in crate::audit) struct Columns {
     pub(in crate::audit) decision: Column,
     pub(in crate::audit) metadata: Column,
     pub(in crate::audit) mac: Column,
+    pub(in crate::audit) agent_key: Column,
+    pub(in crate::audit) signature: Column,
+    pub(in crate::audit) ingest: Column,
+    pub(in crate::audit) origin_journal: Column,
+    pub(in crate::audit) origin_seq: Column,
+    pub(in crate::audit) origin_mac: Column,
+    /// Whether one of the last six has something to say. They are filled either way.
+    pub(in crate::audit) rich: bool,
 }
 
 impl Default for Columns {
@@ -170,6 +181,13 @@ impl Default for Columns {
             decision: Column::of(Element::Text),
             metadata: Column::of(Element::Text),
             mac: Column::of(Element::Bytea),
+            agent_key: Column::of(Element::Bytea),
+            signature: Column::of(Element::Bytea),
+            ingest: Column::of(Element::Text),
+            origin_journal: Column::of(Element::Uuid),
+            origin_seq: Column::of(Element::Int8),
+            origin_mac: Column::of(Element::Bytea),
+            rich: false,
         }
     }
 }
@@ -190,8 +208,15 @@ impl Columns {
             &mut self.decision,
             &mut self.metadata,
             &mut self.mac,
+            &mut self.agent_key,
+            &mut self.signature,
+            &mut self.ingest,
+            &mut self.origin_journal,
+            &mut self.origin_seq,
+            &mut self.origin_mac,
         ] {
             column.clear();
         }
+        self.rich = false;
     }
 }

@@ -50,7 +50,9 @@ macro_rules! columns {
             $of,
             ".origin_mac, ",
             $of,
-            ".mac"
+            ".mac, ",
+            $of,
+            ".signature"
         )
     };
 }

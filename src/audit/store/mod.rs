@@ -1,6 +1,7 @@
 //! Every SQL statement of the audit trail, and nothing else.
 
 pub(super) mod append;
+pub(super) mod chain;
 pub(super) mod column;
 pub(super) mod columns;
 pub(super) mod lineage;

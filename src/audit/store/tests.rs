@@ -1,6 +1,6 @@
 use sqlx::{ConnectOptions, Executor};
 
-use super::{lineage, read};
+use super::{append, lineage, read};
 use crate::store::TestDatabase;
 
 /// Those that macros make of parts; `it::statements` prepares what stands in the source.
@@ -12,8 +12,9 @@ async fn every_composed_statement_fits_the_schema() {
         .into_iter()
         .flatten()
         .chain(lineage::COMPOSED)
+        .chain(append::COMPOSED)
         .collect();
-    assert_eq!(statements.len(), 10);
+    assert_eq!(statements.len(), 13);
     for statement in statements {
         let prepare = sqlx::AssertSqlSafe(format!("PREPARE probe AS {statement}"));
         connection

@@ -8,8 +8,8 @@ use crate::audit::stored::{COLUMNS, Raw};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// [`COLUMNS`], as the format counts.
-const FIELDS: i16 = 23;
-const _: () = assert!(COLUMNS == 23);
+const FIELDS: i16 = 24;
+const _: () = assert!(COLUMNS == 24);
 /// An entry is at most some 70 KiB (64 KiB of metadata); what is much longer is none.
 const MAX_CARRY: usize = 16 << 20;
 
@@ -203,7 +203,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), headed in any::<bool>(), cut in 0_usize..400) {
             if headed {
-                bytes.splice(0..0, [SIGNATURE, &[0; 8], &[0, 23]].concat());
+                bytes.splice(0..0, [SIGNATURE, &[0; 8], &[0, 24]].concat());
             }
             let cut = cut.min(bytes.len());
             let mut decoder = Decoder::default();

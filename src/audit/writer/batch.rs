@@ -5,9 +5,9 @@ use uuid::Uuid;
 use super::Keys;
 use super::queue::Group;
 use crate::audit::keys::Tag;
-use crate::audit::model::{Committed, Draft};
+use crate::audit::model::{Committed, Draft, Ingest};
 use crate::audit::row::{GENESIS, Row, mac};
-use crate::audit::store::append::{Genesis, Head};
+use crate::audit::store::chain::{Genesis, Head};
 use crate::audit::store::column::Columns;
 use crate::canon::Fields;
 use crate::ids::TenantId;
@@ -105,6 +105,17 @@ impl Batch {
         columns.decision.push(row.decision.map(str::as_bytes));
         columns.metadata.push(Some(row.metadata.as_bytes()));
         columns.mac.push(Some(&self.to.mac));
+        let signature = draft.signed.as_ref().map(|signed| &signed.signature);
+        columns.agent_key.push(row.agent_key);
+        columns.signature.push(signature.map(<[u8; 64]>::as_slice));
+        columns.ingest.push(Some(row.ingest.as_bytes()));
+        columns.origin_journal.push(row.origin_journal);
+        let seq = row.origin_seq.map(u64::to_be_bytes);
+        columns
+            .origin_seq
+            .push(seq.as_ref().map(<[u8; 8]>::as_slice));
+        columns.origin_mac.push(row.origin_mac);
+        columns.rich |= draft.signed.is_some() || draft.ingest != Ingest::Live;
     }
 
     /// The first entry of a chain, and the chain's head after it.
@@ -143,6 +154,7 @@ impl Batch {
 
 /// The row of `draft` at the end of the chain, where `head` is.
 fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft) -> Row<'r> {
+    let origin = draft.ingest.origin();
     Row {
         tenant: place.tenant.as_str(),
         chain_no: place.chain_no,
@@ -155,7 +167,7 @@ fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft) -> Row<'r> {
         session: draft.session.as_ref().map(AsRef::as_ref),
         agent: draft.agent.as_ref().map(AsRef::as_ref),
         user: draft.user.as_ref().map(AsRef::as_ref),
-        agent_key: None,
+        agent_key: draft.signed.as_ref().map(|signed| signed.key.as_slice()),
         parent: draft.parent.as_ref().map(|id| id.as_bytes().as_slice()),
         model: draft.model.as_ref().map(AsRef::as_ref),
         input_hash: draft.input.as_ref().map(Tag::as_slice),
@@ -163,10 +175,10 @@ fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft) -> Row<'r> {
         decision: draft.decision.as_deref(),
         metadata: draft.metadata.as_str(),
         sealed: None,
-        ingest: "live",
-        origin_journal: None,
-        origin_seq: None,
-        origin_mac: None,
+        ingest: draft.ingest.as_str(),
+        origin_journal: origin.map(|origin| origin.journal.as_slice()),
+        origin_seq: origin.map(|origin| origin.seq),
+        origin_mac: origin.map(|origin| origin.mac.as_slice()),
     }
 }
 

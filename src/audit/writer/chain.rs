@@ -11,7 +11,7 @@ use crate::audit::error::AuditError;
 use crate::audit::keys::MacKey;
 use crate::audit::kind::Kind;
 use crate::audit::model::{AuditEvent, Draft};
-use crate::audit::store::append::{self, Head, Hold, StoredChain};
+use crate::audit::store::chain::{self, Head, Hold, StoredChain};
 use crate::store::{StoreError, StoreFault};
 
 const CLAIM: &str = "claim a chain";
@@ -65,7 +65,7 @@ impl Lane<'_> {
         let unanswered = chain.reclaims;
         chain.reclaims += 1;
         self.shared.stats.statement();
-        let work = append::try_reclaim(connection, hold, unanswered);
+        let work = chain::try_reclaim(connection, hold, unanswered);
         let found = Self::answer(FIND_OUT, timeout(self.limit, work).await);
         let found = Self::heed(&mut self.connection, found)?;
         let Some(found) = found else {
@@ -96,7 +96,7 @@ impl Lane<'_> {
             return Err(Failure::unreachable(FIND_OUT));
         };
         self.shared.stats.statement();
-        let work = append::fetch_chain(connection, hold);
+        let work = chain::fetch_chain(connection, hold);
         let found = Self::answer(FIND_OUT, timeout(self.limit, work).await);
         let ours = chain.head.next_seq;
         match Self::heed(&mut self.connection, found)? {
@@ -143,7 +143,7 @@ impl Lane<'_> {
             now: self.shared.store.database_now(),
         };
         self.shared.stats.statement();
-        let work = append::stop(connection, hold);
+        let work = chain::stop(connection, hold);
         let stopped = Self::answer("stop a chain", timeout(self.limit, work).await);
         if let Err(failure) = Self::heed(&mut self.connection, stopped) {
             // Whoever claims it finds the same and stops it.
@@ -162,7 +162,7 @@ impl Lane<'_> {
         let store = &self.shared.store;
         let (tenant, key_id) = (store.tenant().as_str(), self.shared.keys.key_id);
         self.shared.stats.statement();
-        let work = append::try_claim(
+        let work = chain::try_claim(
             connection,
             tenant,
             self.holder,
@@ -197,7 +197,7 @@ impl Lane<'_> {
         for _ in 0..OPENINGS {
             self.shared.stats.statement();
             self.shared.stats.statement();
-            let no = append::fetch_next_chain_no(connection, tenant.as_str())
+            let no = chain::fetch_next_chain_no(connection, tenant.as_str())
                 .await
                 .map_err(failed)?;
             let place = Place {
@@ -214,7 +214,7 @@ impl Lane<'_> {
                 key_id: self.shared.keys.key_id,
                 now: store.database_now(),
             };
-            if append::try_open(connection, hold, &genesis)
+            if chain::try_open(connection, hold, &genesis)
                 .await
                 .map_err(failed)?
             {
@@ -248,7 +248,7 @@ impl Lane<'_> {
                 now: self.shared.store.database_now(),
             };
             self.shared.stats.statement();
-            let work = append::give_back(&mut connection, hold);
+            let work = chain::give_back(&mut connection, hold);
             let given = Self::answer("give a chain back", timeout(self.limit, work).await);
             if let Err(failure) = given {
                 tracing::debug!(error = %failure.error, "the chain's lease runs out instead");

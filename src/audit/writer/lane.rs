@@ -14,7 +14,8 @@ use super::batch::{Batch, Place, ids};
 use super::chain::{Chain, Verdict};
 use super::outcome::{Failure, Fault, expired, give_up, repeated, settle};
 use super::queue::Group;
-use crate::audit::store::append::{self, Hold};
+use crate::audit::store::append::try_append;
+use crate::audit::store::chain::{Hold, prepare_session};
 use crate::audit::store::lookup;
 use crate::store::{StoreError, StoreFault};
 
@@ -197,14 +198,7 @@ impl<'s> Lane<'s> {
         attempt.sent = true;
         shared.stats.statement();
         let batch = &self.batch;
-        let work = async {
-            let (from, to) = (&batch.from, &batch.to);
-            if batch.len() == 1 {
-                append::try_append_one(connection, hold, from, to, &batch.columns).await
-            } else {
-                append::try_append(connection, hold, from, to, &batch.columns).await
-            }
-        };
+        let work = try_append(connection, hold, &batch.from, &batch.to, &batch.columns);
         let failure = match timeout(self.limit, work).await {
             Ok(Ok(written)) if written == batch.len() => {
                 chain.head = batch.to;
@@ -256,7 +250,7 @@ impl<'s> Lane<'s> {
         let limit = self.limit;
         let work = async {
             let mut connection = options.connect().await?;
-            append::prepare_session(&mut connection, limit).await?;
+            prepare_session(&mut connection, limit).await?;
             Ok(connection)
         };
         self.shared.stats.statement();

@@ -95,6 +95,7 @@ impl Line {
         };
         Stored {
             row,
+            signature: None,
             mac: Some(&self.mac),
         }
     }

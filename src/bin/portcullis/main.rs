@@ -1,0 +1,69 @@
+//! `portcullis`: what operators and auditors do from a terminal.
+//!
+//! Every command answers in an aligned table, or with `--json` in one JSON document on standard
+//! output; progress and warnings go to standard error. The exit code is 0 when all is well, 1 when
+//! something was found, 2 when the command could not do its work.
+
+mod arguments;
+mod fault;
+mod migrate;
+mod output;
+mod progress;
+mod settings;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Arguments, Command};
+use crate::fault::Fault;
+use crate::output::Output;
+use crate::settings::Settings;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.json);
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::new(format!("the runtime could not be started: {error}")))
+        .and_then(|runtime| runtime.block_on(run(arguments, output)));
+    match done {
+        Ok(answer) => answer.exit_code(),
+        Err(fault) => {
+            output.fault(&fault);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What a command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// All is well.
+    Clean,
+    /// Something was found.
+    Findings,
+    /// Nothing could be checked.
+    Nothing,
+}
+
+impl Answer {
+    fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Clean => ExitCode::SUCCESS,
+            Self::Findings => ExitCode::from(1),
+            Self::Nothing => ExitCode::from(2),
+        }
+    }
+}
+
+async fn run(arguments: Arguments, output: Output) -> Result<Answer, Fault> {
+    let settings = Settings::gather(&arguments)?;
+    match arguments.command {
+        Command::Migrate(what) => migrate::run(&settings, &what, output).await,
+        Command::Verify(what) => verify::run(&settings, &what, output).await,
+    }
+}

@@ -1,0 +1,54 @@
+//! `portcullis migrate`
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use portcullis::store::Migration;
+use serde_json::json;
+
+use crate::Answer;
+use crate::fault::Fault;
+use crate::output::Output;
+use crate::settings::Settings;
+
+/// Create or update the schema `portcullis`, in one transaction; several may run it at once.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  portcullis migrate --database postgres://owner@localhost/app --app-role app")]
+pub(crate) struct Migrate {
+    /// Also give this role what the application needs, and nothing more.
+    #[arg(long, value_name = "ROLE")]
+    app_role: Option<String>,
+}
+
+pub(crate) async fn run(
+    settings: &Settings,
+    what: &Migrate,
+    output: Output,
+) -> Result<Answer, Fault> {
+    let database = settings.database()?;
+    let mut migration = Migration::new(&database);
+    if let Some(role) = &what.app_role {
+        migration = migration.app_role(role);
+    }
+    let done = migration.run().await.map_err(Fault::during("migrate"))?;
+    let mut text = String::new();
+    for step in &done.applied {
+        let _ = writeln!(text, "applied  {step}");
+    }
+    if done.applied.is_empty() {
+        let _ = writeln!(text, "nothing to do");
+    }
+    if let Some(role) = &what.app_role {
+        let _ = writeln!(text, "granted  {role}");
+    }
+    let _ = writeln!(text, "version  {}", done.version);
+    let document = json!({
+        "applied": done.applied,
+        "granted": what.app_role,
+        "version": done.version,
+    });
+    output.answer(&document, &text)?;
+    Ok(Answer::Clean)
+}

@@ -380,3 +380,6 @@ const fn wanted(load: usize) -> usize {
         _ => 4,
     }
 }
+
+#[cfg(test)]
+mod tests;

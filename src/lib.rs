@@ -19,6 +19,7 @@ pub mod cost;
 pub mod manual;
 pub mod scope;
 pub mod store;
+pub mod tlog;
 
 // The public interface.
 pub use audit::AuditKeys;

@@ -10,6 +10,9 @@ BEGIN
     EXECUTE format('REVOKE ALL ON portcullis.entries, portcullis.chains FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.entries TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.chains TO %I', app);
+    -- Events on their way into the trail: a row is queued, moved and deleted, never changed.
+    EXECUTE format('REVOKE ALL ON portcullis.outbox FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.outbox TO %I', app);
     -- Policies and budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);

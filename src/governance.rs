@@ -255,7 +255,7 @@ impl fmt::Debug for Governance {
 pub struct Health {
     /// The database: tables, triggers, grants, clock, pool; an error if it could not be asked.
     pub store: Result<StoreHealth, StoreError>,
-    /// The audit writer: how much it wrote, and what was lost.
+    /// The audit writer: how much it wrote, what was lost, and what in the outbox is not ours.
     pub audit: AuditStats,
 }
 
@@ -263,6 +263,8 @@ impl Health {
     /// Whether all is well.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        self.store.as_ref().is_ok_and(StoreHealth::is_ok) && self.audit.lost == 0
+        self.store.as_ref().is_ok_and(StoreHealth::is_ok)
+            && self.audit.lost == 0
+            && self.audit.outbox_refused == 0
     }
 }

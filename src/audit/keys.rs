@@ -90,17 +90,20 @@ pub(crate) enum Purpose {
     Content,
     /// The digest that binds a permit to its call.
     Call,
+    /// The MACs of events that wait to be chained.
+    Outbox,
 }
 
 impl Purpose {
     #[cfg(test)]
-    const ALL: [Self; 3] = [Self::Chain, Self::Content, Self::Call];
+    const ALL: [Self; 4] = [Self::Chain, Self::Content, Self::Call, Self::Outbox];
 
     const fn info(self) -> &'static str {
         match self {
             Self::Chain => "portcullis/audit-hmac/v1",
             Self::Content => "portcullis/content-hash/v1",
             Self::Call => "portcullis/call-digest/v1",
+            Self::Outbox => "portcullis/outbox-hmac/v1",
         }
     }
 }
@@ -196,9 +199,10 @@ mod tests {
         assert_eq!(tags, GOLDEN);
     }
 
-    const GOLDEN: [&str; 3] = [
+    const GOLDEN: [&str; 4] = [
         "980865591c0023bf6ba8b44364ce4b95e92fc637e8924504b3181e71bb682690",
         "72a6fe1dc89d4d1c7fec110be3e18eb8b06fd151415501d5dafa3af8492b1443",
         "3091c5d523e2b63c189f8e8d09874b71ad3ec4844f3e62b9d8bfa2368ff0adb7",
+        "19072d9d606cf675a56f4841088de5587d82543e13692b552c7a8e87f0414605",
     ];
 }

@@ -8,6 +8,9 @@
 //! not wait for each other; a writer that lost its chain is fenced and goes on with another. An
 //! event that is recorded again under its id is acknowledged where it stands.
 //!
+//! [`append_in_tx`](Audit::append_in_tx) records an event in a transaction of the host's: its rows
+//! and the event are committed together, or neither is.
+//!
 //! | The store is | [`append`](Audit::append) | [`log`](Audit::log) | [`log_detached`](Audit::log_detached) |
 //! |---|---|---|---|
 //! | reachable | the place of the entry | `Committed` | recorded |
@@ -33,6 +36,7 @@ mod error;
 mod keys;
 mod kind;
 mod model;
+mod outbox;
 mod read;
 mod row;
 mod store;
@@ -42,6 +46,8 @@ mod writer;
 
 use std::sync::Arc;
 
+use sqlx::PgConnection;
+
 pub use error::AuditError;
 pub use keys::{AuditKeys, KeyError};
 pub(crate) use keys::{Purpose, sha256};
@@ -49,11 +55,11 @@ pub use kind::{AppKind, InvalidKind, Kind};
 pub use model::{AuditEvent, Committed, Entry, Receipt};
 pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
 pub use verify::{ChainReport, Finding, FindingClass, Progress, Scope, Verdict, Verification};
-pub use writer::AuditStats;
+pub use writer::{AuditStats, Moved};
 
 use self::writer::Writer;
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
-use crate::ids::TenantId;
+use crate::ids::{EventId, TenantId};
 use crate::store::{Database, DatabaseError, Store};
 use crate::time::SystemClock;
 
@@ -78,7 +84,8 @@ impl Audit {
     /// A writer without the gates, for the tenant's trail in `database`.
     ///
     /// Hosts that enforce anything build a [`Governance`](crate::Governance) instead, which also
-    /// checks the schema. Nothing is opened before the first event.
+    /// checks the schema. Nothing is claimed before the first event; the outbox of
+    /// [`append_in_tx`](Self::append_in_tx) is looked into from the start.
     ///
     /// # Errors
     ///
@@ -166,6 +173,67 @@ impl Audit {
         self.writer.append_detached(event);
     }
 
+    /// Records `event` in the host's own transaction: its rows and the event are committed together,
+    /// or neither is, at any isolation level. Answers with the event's id.
+    ///
+    /// `connection` must be in a transaction, on the database of this trail, as a role that may
+    /// write to it. The event waits, under a MAC, in `portcullis.outbox`, and is moved into a chain
+    /// within moments of the commit: by this process, or by another one if this one dies. The
+    /// events of one transaction keep their order. Nobody waits for the transaction, however long
+    /// it takes.
+    ///
+    /// ```no_run
+    /// # async fn example(audit: portcullis::audit::Audit, me: portcullis::Principal, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use portcullis::audit::AuditEvent;
+    ///
+    /// let mut tx = pool.begin().await?;
+    /// sqlx::query("UPDATE invoices SET paid = true WHERE id = 'inv_381'").execute(&mut *tx).await?;
+    /// audit.append_in_tx(&mut tx, AuditEvent::new(&me, "app.invoice.paid").with("invoice", "inv_381")).await?;
+    /// tx.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// * [`AuditError::Kind`], [`AuditError::Metadata`], [`AuditError::Field`]: the event cannot be
+    ///   stored. Nothing was sent, and the transaction goes on.
+    /// * [`AuditError::Closed`] after [`shutdown`](Self::shutdown), likewise.
+    /// * [`AuditError::Store`] if the database did not take it: roll back. Postgres takes nothing
+    ///   more in a transaction in which a statement failed.
+    ///
+    /// That the id belongs to another event shows only when it is moved: the row stays in the
+    /// outbox, and is counted in [`AuditStats::outbox_refused`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: roll the transaction back if the future was dropped.
+    pub async fn append_in_tx(
+        &self,
+        connection: &mut PgConnection,
+        event: AuditEvent,
+    ) -> Result<EventId, AuditError> {
+        self.writer.append_in_tx(connection, event).await
+    }
+
+    /// Moves what [`append_in_tx`](Self::append_in_tx) left in the outbox into the trail now,
+    /// whichever process queued it. It happens by itself, too; this waits for it.
+    ///
+    /// A row that is not as we write it (edited, forged, torn) is not moved. It stays where it is,
+    /// is warned of once and counted, and holds nothing up.
+    ///
+    /// # Errors
+    ///
+    /// [`AuditError::Store`] if the database cannot be asked, [`AuditError::Closed`] after
+    /// [`shutdown`](Self::shutdown). What was moved before is moved.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was handed over is committed, the rest is moved later.
+    pub async fn move_outbox(&self) -> Result<Moved, AuditError> {
+        self.writer.move_outbox().await
+    }
+
     /// Verifies every entry of the tenant: [`verify`](Self::verify) of [`Scope::All`].
     ///
     /// # Errors
@@ -182,7 +250,7 @@ impl Audit {
     }
 
     /// Takes no more events, waits until those that were handed over are recorded or given up, and
-    /// gives the chains back.
+    /// gives the chains back. What this handle's transactions left in the outbox is moved first.
     ///
     /// # Cancel safety
     ///

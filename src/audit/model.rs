@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::error::AuditError;
 use super::keys::{MacKey, Tag, sha256};
@@ -220,18 +221,29 @@ pub(super) struct Signed {
 pub(super) enum Ingest {
     /// Straight from the process in which it happened.
     Live,
+    /// Committed together with the host's own rows, at this place of the outbox.
+    Transaction(Uuid),
 }
 
 impl Ingest {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
+            Self::Transaction(_) => "transaction",
         }
     }
 
     /// Its line in a journal, if it was in one.
     pub(super) const fn origin(&self) -> Option<&Origin> {
         match self {
+            Self::Live | Self::Transaction(_) => None,
+        }
+    }
+
+    /// Its place in the outbox, if it is in there.
+    pub(super) const fn place(&self) -> Option<&Uuid> {
+        match self {
+            Self::Transaction(place) => Some(place),
             Self::Live => None,
         }
     }

@@ -7,10 +7,11 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "schema_migrations",
     "chains",
     "entries",
+    "outbox",
     "scope_policies",
     "budgets",
     "budget_windows",

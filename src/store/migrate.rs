@@ -36,6 +36,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(1, "0001_audit", oldest_compatible: 1),
     step!(2, "0002_scope", oldest_compatible: 2),
     step!(3, "0003_cost", oldest_compatible: 3),
+    step!(4, "0004_outbox", oldest_compatible: 4),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at

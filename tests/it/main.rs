@@ -27,6 +27,7 @@ mod openai;
 mod openai_retry;
 #[cfg(test)]
 mod openai_stream;
+mod outbox;
 mod permit;
 mod scope;
 mod secrecy;

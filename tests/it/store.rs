@@ -13,7 +13,7 @@ async fn migrating_twice_changes_nothing() {
     let test = TestDatabase::fresh().await.unwrap();
     let again = test.database().migrate().await.unwrap();
     assert!(again.applied.is_empty());
-    assert_eq!(again.version, 3);
+    assert_eq!(again.version, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +35,7 @@ async fn ten_processes_migrate_at_once() {
             .applied
             .len();
     }
-    assert_eq!(applied, 3, "each step was applied once");
+    assert_eq!(applied, 4, "each step was applied once");
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn f02_a_schema_of_another_version_is_refused_and_a_compatible_newer_one_i
 
     // A newer schema that still serves us: a rolling deploy goes on.
     admin
-        .execute("INSERT INTO portcullis.schema_migrations VALUES (99, 'later', sha256('x'), 3)")
+        .execute("INSERT INTO portcullis.schema_migrations VALUES (99, 'later', sha256('x'), 4)")
         .await
         .unwrap();
     crate::common::governance(&test.database())
@@ -239,7 +239,7 @@ async fn f02_a_schema_of_another_version_is_refused_and_a_compatible_newer_one_i
 
     // One that lacks a step.
     admin
-        .execute("DELETE FROM portcullis.schema_migrations WHERE version IN (3, 99)")
+        .execute("DELETE FROM portcullis.schema_migrations WHERE version IN (4, 99)")
         .await
         .unwrap();
     let error = crate::common::governance(&test.database())

@@ -54,10 +54,16 @@ const BATCH: &str = concat!(
                          decision, metadata, mac, place)"
 );
 
-/// A batch in which entries are signed, or come from elsewhere.
+/// A batch in which entries are signed, or come from elsewhere. What comes from the outbox leaves it
+/// here: no crash can come between.
 const RICH: &str = concat!(
     advance!(),
-    "INSERT INTO portcullis.entries
+    ", moved AS (
+             DELETE FROM portcullis.outbox AS o
+              USING head
+              WHERE o.tenant_id = $1
+                AND o.place = ANY ($31::uuid[]))
+         INSERT INTO portcullis.entries
              (tenant_id, chain_no, seq, key_id, kind, occurred_at, recorded_at, event_id,
               session_id, agent_id, user_id, parent_id, model, input_hash, output_hash, decision,
               metadata, mac,
@@ -161,7 +167,7 @@ fn batch_of<'q>(statement: Statement<'q>, columns: &'q Columns) -> Statement<'q>
         .bind(&columns.mac)
 }
 
-/// `$12` to `$30`.
+/// `$12` to `$31`.
 fn rich_of<'q>(statement: Statement<'q>, columns: &'q Columns) -> Statement<'q> {
     batch_of(statement, columns)
         .bind(&columns.agent_key)
@@ -170,6 +176,7 @@ fn rich_of<'q>(statement: Statement<'q>, columns: &'q Columns) -> Statement<'q> 
         .bind(&columns.origin_journal)
         .bind(&columns.origin_seq)
         .bind(&columns.origin_mac)
+        .bind(&columns.outbox)
 }
 
 /// `$12` to `$23`.

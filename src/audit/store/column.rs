@@ -161,7 +161,9 @@ pub(in crate::audit) struct Columns {
     pub(in crate::audit) origin_journal: Column,
     pub(in crate::audit) origin_seq: Column,
     pub(in crate::audit) origin_mac: Column,
-    /// Whether one of the last six has something to say. They are filled either way.
+    /// The places of the outbox that the batch empties: not a column of entries.
+    pub(in crate::audit) outbox: Column,
+    /// Whether one of the last seven has something to say. They are filled either way.
     pub(in crate::audit) rich: bool,
 }
 
@@ -187,6 +189,7 @@ impl Default for Columns {
             origin_journal: Column::of(Element::Uuid),
             origin_seq: Column::of(Element::Int8),
             origin_mac: Column::of(Element::Bytea),
+            outbox: Column::of(Element::Uuid),
             rich: false,
         }
     }
@@ -214,6 +217,7 @@ impl Columns {
             &mut self.origin_journal,
             &mut self.origin_seq,
             &mut self.origin_mac,
+            &mut self.outbox,
         ] {
             column.clear();
         }

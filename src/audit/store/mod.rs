@@ -6,6 +6,7 @@ pub(super) mod column;
 pub(super) mod columns;
 pub(super) mod lineage;
 pub(super) mod lookup;
+pub(super) mod outbox;
 pub(super) mod read;
 #[cfg(all(test, feature = "embedded"))]
 mod tests;

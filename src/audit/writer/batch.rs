@@ -115,6 +115,9 @@ impl Batch {
             .origin_seq
             .push(seq.as_ref().map(<[u8; 8]>::as_slice));
         columns.origin_mac.push(row.origin_mac);
+        if let Some(place) = draft.ingest.place() {
+            columns.outbox.push(Some(place.as_bytes()));
+        }
         columns.rich |= draft.signed.is_some() || draft.ingest != Ingest::Live;
     }
 

@@ -3,6 +3,7 @@
 mod batch;
 mod chain;
 mod lane;
+mod mover;
 mod outcome;
 mod queue;
 #[cfg(test)]
@@ -12,15 +13,19 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sqlx::PgConnection;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::lane::Lane;
+pub use self::mover::Moved;
+use self::mover::Mover;
 use self::queue::{Group, Pushed, Queue, Reply, Stage};
 use super::error::AuditError;
 use super::keys::{AuditKeys, MacKey, Purpose};
 use super::model::{AuditEvent, Committed, Draft};
+use crate::ids::EventId;
 use crate::store::{Store, StoreError, StoreFault};
 
 /// The handle. Dropping the last one ends the lanes.
@@ -42,6 +47,7 @@ struct Shared {
     keys: Keys,
     queue: Queue,
     stats: Stats,
+    mover: Mover,
     /// Where lanes run: events may be handed over from threads that are in no runtime.
     runtime: Option<Handle>,
 }
@@ -52,6 +58,7 @@ struct Keys {
     key_id: u32,
     chain: MacKey,
     content: MacKey,
+    outbox: MacKey,
 }
 
 impl Writer {
@@ -60,18 +67,20 @@ impl Writer {
             key_id: keys.key_id(),
             chain: keys.derive(store.tenant(), Purpose::Chain),
             content: keys.derive(store.tenant(), Purpose::Content),
+            outbox: keys.derive(store.tenant(), Purpose::Outbox),
         };
         let shared = Shared {
             store,
             keys,
             queue: Queue::new(),
             stats: Stats::default(),
+            mover: Mover::default(),
             runtime: Handle::try_current().ok(),
         };
+        let shared = Arc::new(shared);
+        shared.watch_outbox();
         Self {
-            last: Arc::new(Last {
-                shared: Arc::new(shared),
-            }),
+            last: Arc::new(Last { shared }),
         }
     }
 
@@ -85,24 +94,21 @@ impl Writer {
         if drafts.is_empty() {
             return Ok(Vec::new());
         }
-        let deadline = shared.store.deadline();
-        let queued = async {
-            shared.queue.wait_for_room().await?;
-            let (reply, answer) = oneshot::channel();
-            shared.push(drafts, Some(reply))?;
-            Ok::<_, AuditError>(answer)
-        };
-        let started = tokio::time::Instant::now();
-        let answer = match timeout(deadline, queued).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(AuditError::Overloaded),
-        };
-        match timeout(deadline.saturating_sub(started.elapsed()), answer).await {
-            Ok(Ok(answer)) => answer,
-            // The lane died with its runtime.
-            Ok(Err(_)) => Err(AuditError::Closed),
-            Err(_) => Err(StoreError::timed_out("append to the audit trail").into()),
-        }
+        shared.commit(drafts).await
+    }
+
+    /// Queues `event` in the transaction of `connection`.
+    pub(super) async fn append_in_tx(
+        &self,
+        connection: &mut PgConnection,
+        event: AuditEvent,
+    ) -> Result<EventId, AuditError> {
+        self.last.shared.append_in_tx(connection, event).await
+    }
+
+    /// Moves what was committed to the outbox into a chain.
+    pub(super) async fn move_outbox(&self) -> Result<Moved, AuditError> {
+        self.last.shared.move_outbox().await
     }
 
     /// Hands `event` over without waiting for anything.
@@ -120,7 +126,15 @@ impl Writer {
 
     /// Takes no more events, appends those that are queued, and gives the chains back.
     pub(super) async fn shutdown(&self) {
-        self.last.shared.queue.drain().await;
+        let shared = &self.last.shared;
+        // What others queued, others move; so does whoever is started next.
+        if shared.mover.was_used()
+            && let Err(error) = shared.move_outbox().await
+        {
+            tracing::debug!(%error, "events are left in the outbox; they are moved by another process, or at the next start");
+        }
+        shared.queue.drain().await;
+        shared.mover.ring();
     }
 
     pub(super) fn stats(&self) -> AuditStats {
@@ -133,6 +147,8 @@ impl Writer {
             lost: read(&shared.stats.lost),
             lanes: shared.queue.alive(),
             waiting: shared.queue.waiting(),
+            moved: read(&shared.mover.moved),
+            outbox_refused: read(&shared.mover.refused),
         }
     }
 }
@@ -140,6 +156,7 @@ impl Writer {
 impl Drop for Last {
     fn drop(&mut self) {
         let lost = self.shared.queue.abandon();
+        self.shared.mover.ring();
         if lost > 0 {
             self.shared.stats.lose(lost);
             tracing::warn!(
@@ -164,6 +181,28 @@ impl Shared {
             }
         }
         Ok(drafts)
+    }
+
+    /// Appends `drafts` in one batch and waits for the commit, but not past the deadline.
+    async fn commit(self: &Arc<Self>, drafts: Vec<Draft>) -> Result<Vec<Committed>, AuditError> {
+        let deadline = self.store.deadline();
+        let queued = async {
+            self.queue.wait_for_room().await?;
+            let (reply, answer) = oneshot::channel();
+            self.push(drafts, Some(reply))?;
+            Ok::<_, AuditError>(answer)
+        };
+        let started = tokio::time::Instant::now();
+        let answer = match timeout(deadline, queued).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(AuditError::Overloaded),
+        };
+        match timeout(deadline.saturating_sub(started.elapsed()), answer).await {
+            Ok(Ok(answer)) => answer,
+            // The lane died with its runtime.
+            Ok(Err(_)) => Err(AuditError::Closed),
+            Err(_) => Err(StoreError::timed_out("append to the audit trail").into()),
+        }
     }
 
     fn push(self: &Arc<Self>, drafts: Vec<Draft>, reply: Option<Reply>) -> Result<(), AuditError> {
@@ -262,4 +301,9 @@ pub struct AuditStats {
     pub lanes: usize,
     /// Events that are queued or on their way.
     pub waiting: usize,
+    /// Events of [`append_in_tx`](super::Audit::append_in_tx), of any process, that were moved from
+    /// the outbox into the trail.
+    pub moved: u64,
+    /// Rows that lay in the outbox at the last look and are not as we write them. Each was warned of.
+    pub outbox_refused: u64,
 }

@@ -91,9 +91,11 @@ pub(super) fn give_up(groups: Vec<Group>, error: &StoreError, stats: &Stats) {
     if groups.is_empty() {
         return;
     }
-    let events: usize = groups.iter().map(|group| group.drafts.len()).sum();
-    tracing::warn!(events, %error, "audit events could not be committed");
-    stats.lose(events);
+    let events: usize = groups.iter().map(Group::at_stake).sum();
+    if events > 0 {
+        tracing::warn!(events, %error, "audit events could not be committed");
+        stats.lose(events);
+    }
     for group in groups {
         group.answer(Err(AuditError::Store(error.clone())));
     }

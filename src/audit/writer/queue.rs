@@ -68,6 +68,12 @@ impl Group {
         }
     }
 
+    /// How many events are lost if the group is given up: those of the outbox stay there.
+    pub(super) fn at_stake(&self) -> usize {
+        let lost = |draft: &&Draft| draft.ingest.place().is_none();
+        self.drafts.iter().filter(lost).count()
+    }
+
     pub(super) fn answer(self, answer: Result<(), AuditError>) {
         if let Some(reply) = self.reply {
             let places = || self.placed.iter().map(|placed| placed.at).collect();
@@ -348,16 +354,22 @@ impl Queue {
         }
     }
 
-    /// Takes no more and gives up what is queued; says how many events that were.
+    /// Takes no more and gives up what is queued; says how many events are lost by it.
     pub(super) fn abandon(&self) -> usize {
         let mut inner = self.lock();
         inner.door = Door::Abandoned;
+        let lost = inner.groups.iter().map(Group::at_stake).sum();
         inner.groups.clear();
-        let lost = std::mem::take(&mut inner.queued);
+        inner.queued = 0;
         drop(inner);
         self.room.close();
         self.work.notify_waiters();
         lost
+    }
+
+    /// Whether events are still taken.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().door == Door::Open
     }
 
     /// Events that are queued or in a lane's hands.

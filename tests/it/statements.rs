@@ -84,9 +84,15 @@ fn spelled_out(source: &str, columns: &[String]) -> String {
         let (head, tail) = rest.split_at(at);
         joined.push_str(head);
         let mut pieces = String::new();
+        let mut composed = false;
         let mut inside = &tail["concat!(".len()..];
         loop {
             inside = inside.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+            // What a macro makes is prepared beside it, as a whole.
+            if let Some(tail) = inside.strip_prefix("advance!()") {
+                (composed, inside) = (true, tail);
+                continue;
+            }
             let Some(body) = inside.strip_prefix('"') else {
                 break;
             };
@@ -94,7 +100,9 @@ fn spelled_out(source: &str, columns: &[String]) -> String {
             pieces.push_str(&body[..end]);
             inside = &body[end + 1..];
         }
-        joined.extend(["\"", pieces.as_str(), "\""]);
+        if !composed {
+            joined.extend(["\"", pieces.as_str(), "\""]);
+        }
         rest = inside;
     }
     joined + rest

@@ -27,6 +27,8 @@
 
 #[path = "append/ceiling.rs"]
 mod ceiling;
+#[path = "common/mod.rs"]
+mod common;
 #[path = "append/processes.rs"]
 mod processes;
 
@@ -35,12 +37,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis::audit::{Audit, AuditEvent, AuditKeys};
-use portcullis::store::embedded::{Cluster, Durability};
 use portcullis::{AgentId, Database, Principal, Secret, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 
-const SERVER: &str = "PORTCULLIS_BENCH_DATABASE_URL";
+use crate::common::Server;
+
 const ROUND: Duration = Duration::from_millis(1_200);
 pub(crate) const ROUNDS: usize = 5;
 pub(crate) const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90";
@@ -57,19 +59,11 @@ fn main() {
 }
 
 async fn parent() {
-    let (options, cluster) = server().await;
-    let mut admin = options.connect().await.unwrap();
-    if cluster.is_some() {
-        settle_in(&mut admin).await;
+    let server = Server::start().await;
+    if server.is_own() {
+        settle_in(&mut server.options().connect().await.unwrap()).await;
     }
-    for sql in [
-        "DROP DATABASE IF EXISTS portcullis_bench WITH (FORCE)",
-        "CREATE DATABASE portcullis_bench ENCODING 'UTF8' TEMPLATE template0",
-    ] {
-        sqlx::query(sql).execute(&mut admin).await.unwrap();
-    }
-    admin.close().await.unwrap();
-    let options = options.database("portcullis_bench");
+    let options = server.database("portcullis_bench").await;
     let database = Database::options(options.clone());
     database.migrate().await.unwrap();
     let mut connection = options.connect().await.unwrap();
@@ -108,17 +102,8 @@ async fn parent() {
         checkpoint(&mut connection).await;
         processes::measure(&options).await;
     }
-}
-
-async fn server() -> (PgConnectOptions, Option<Cluster>) {
-    if let Ok(url) = std::env::var(SERVER) {
-        return (url.parse().unwrap(), None);
-    }
-    let directory = std::env::temp_dir().join(format!("portcullis-bench-{}", std::process::id()));
-    let cluster = Cluster::start_with(directory, Durability::Full)
-        .await
-        .unwrap();
-    (cluster.options("postgres"), Some(cluster))
+    connection.close().await.unwrap();
+    server.stop().await;
 }
 
 /// Brings a new server to where one is that has run for a while: its log is written into files that

@@ -17,6 +17,9 @@
     reason = "a benchmark"
 )]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,14 +30,15 @@ use portcullis::{
     AgentId, Ceiling, Database, Principal, Secret, SessionId, SystemClock, TenantId, Usd,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, PgPool};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use crate::common::Server;
 
 const CALLERS: u64 = 64;
 const ROUNDS: usize = 5;
 const SLICE: Duration = Duration::from_secs(2);
-const URL: &str = "PORTCULLIS_BENCH_DATABASE_URL";
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,7 +49,8 @@ fn main() {
 }
 
 async fn run() {
-    let options = fresh_database().await;
+    let server = Server::start().await;
+    let options = server.database("portcullis_bench_budget").await;
     let database = Database::options(options.clone());
     database.migrate().await.unwrap();
     let cost = open(&database).await;
@@ -85,6 +90,7 @@ async fn run() {
     }
     cost.shutdown().await;
     pool.close().await;
+    server.stop().await;
 }
 
 async fn open(database: &Database) -> Cost {
@@ -260,27 +266,4 @@ where
             },
         }
     }
-}
-
-async fn fresh_database() -> PgConnectOptions {
-    let server: PgConnectOptions = if let Ok(url) = std::env::var(URL) {
-        url.parse().unwrap()
-    } else {
-        let database = Database::embedded(std::env::temp_dir().join("portcullis-bench"));
-        let pool = database.connect_pool().await.unwrap();
-        // It lives as long as the process.
-        std::mem::forget(database);
-        (*pool.connect_options()).clone()
-    };
-    let mut admin = server.connect().await.unwrap();
-    sqlx::raw_sql("DROP DATABASE IF EXISTS portcullis_bench_budget WITH (FORCE)")
-        .execute(&mut admin)
-        .await
-        .unwrap();
-    sqlx::raw_sql("CREATE DATABASE portcullis_bench_budget ENCODING 'UTF8' TEMPLATE template0")
-        .execute(&mut admin)
-        .await
-        .unwrap();
-    admin.close().await.unwrap();
-    server.database("portcullis_bench_budget")
 }

@@ -3,8 +3,8 @@
 //! Defends: ratio of rows per second at least 0.8; the client's CPU per row no more than the
 //! server's; peak memory less than 32 MiB above the baseline.
 //!
-//! Run with `cargo bench --bench verify`. `PORTCULLIS_BENCH_DATABASE_URL` names an empty database on
-//! a server whose processes are visible in `/proc`; without it a private cluster is started. The
+//! Run with `cargo bench --bench verify`. `PORTCULLIS_BENCH_DATABASE_URL` names a server whose
+//! processes are visible in `/proc`; without it a private cluster is started. The
 //! alternatives run in turn; medians are printed. `PORTCULLIS_BENCH_ROWS` and `.._ROUNDS` make it
 //! smaller.
 
@@ -21,6 +21,9 @@
     reason = "a benchmark"
 )]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::fs;
 use std::future::poll_fn;
 
@@ -32,13 +35,15 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool};
 use tokio::time::Instant;
 
+use crate::common::Server;
+
 const WRITERS: u64 = 4;
 const BATCH: u64 = 1_000;
 /// The rows in the order of their chains, as a verification has to read them.
 const CHAINS: &str = "
     COPY (SELECT chain_no, seq, key_id, kind, occurred_at, recorded_at, event_id, session_id,
                  agent_id, user_id, agent_key, parent_id, model, input_hash, output_hash, decision,
-                 metadata, sealed, ingest, origin_journal, origin_seq, origin_mac, mac
+                 metadata, sealed, ingest, origin_journal, origin_seq, origin_mac, mac, signature
             FROM portcullis.entries
            WHERE tenant_id = 'default'
            ORDER BY chain_no, seq)
@@ -47,7 +52,7 @@ const CHAINS: &str = "
 const TABLE: &str = "
     COPY portcullis.entries (chain_no, seq, key_id, kind, occurred_at, recorded_at, event_id,
          session_id, agent_id, user_id, agent_key, parent_id, model, input_hash, output_hash,
-         decision, metadata, sealed, ingest, origin_journal, origin_seq, origin_mac, mac)
+         decision, metadata, sealed, ingest, origin_journal, origin_seq, origin_mac, mac, signature)
       TO STDOUT (FORMAT binary)";
 
 /// What one run took.
@@ -63,11 +68,8 @@ struct Took {
 async fn main() {
     let rows = from_env("PORTCULLIS_BENCH_ROWS", 1_000_000);
     let rounds = from_env("PORTCULLIS_BENCH_ROUNDS", 5);
-    let scratch = std::env::temp_dir().join(format!("portcullis-bench-{}", std::process::id()));
-    let database = match std::env::var("PORTCULLIS_BENCH_DATABASE_URL") {
-        Ok(url) => Database::url(url),
-        Err(_) => Database::embedded(scratch),
-    };
+    let server = Server::start().await;
+    let database = Database::options(server.database("portcullis_bench_verify").await);
     database.migrate().await.unwrap();
     let pool = database.connect_pool().await.unwrap();
     let options = (*pool.connect_options()).clone();
@@ -118,6 +120,9 @@ async fn main() {
         "figure verify/1M/memory peak {:.1} MiB above the baseline",
         peak as f64 / 1024.0
     );
+    audit.shutdown().await;
+    pool.close().await;
+    server.stop().await;
 }
 
 async fn open(database: &Database) -> Audit {

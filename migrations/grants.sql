@@ -13,6 +13,9 @@ BEGIN
     -- Events on their way into the trail: a row is queued, moved and deleted, never changed.
     EXECUTE format('REVOKE ALL ON portcullis.outbox FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.outbox TO %I', app);
+    -- Which key is current: rotating is the application's business. Nothing of it is removed.
+    EXECUTE format('REVOKE ALL ON portcullis.keyring FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.keyring TO %I', app);
     -- Policies and budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);

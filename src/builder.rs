@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::{Audit, AuditKeys, AuditOptions};
+use crate::audit::{Audit, AuditError, AuditKeys, AuditOptions};
 use crate::cost::{Cost, CostSettings};
 use crate::error::ErrorKind;
 use crate::governance::{Governance, Settings};
@@ -112,6 +112,8 @@ impl GovernanceBuilder {
     ///
     /// * [`ConnectError::Schema`] if the schema is missing, too old, or too new, with what to run.
     /// * [`ConnectError::Database`] if it cannot be opened.
+    /// * [`ConnectError::Audit`] if the tenant's entries are written under a key that is not among
+    ///   those given here.
     /// * [`ConnectError::Scope`] if the policies cannot be loaded.
     ///
     /// # Cancel safety
@@ -153,6 +155,7 @@ impl Parts {
         cost_settings: CostSettings,
     ) -> Result<Self, ConnectError> {
         let audit = Audit::start(store.clone(), keys.clone(), *audit_options);
+        audit.learn_key().await?;
         let scope = Scope::new(store.clone(), audit.clone());
         scope.load().await?;
         let cost = Cost::new(store.clone(), audit.clone(), cost_settings.clone());
@@ -176,6 +179,9 @@ pub enum ConnectError {
     /// The schema is not one that this program can use.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// The audit trail is under a key that this process does not have.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The policies could not be loaded.
     #[error(transparent)]
     Scope(#[from] ScopeError),
@@ -191,6 +197,7 @@ impl ConnectError {
         match self {
             Self::Database(error) => error.kind(),
             Self::Schema(error) => error.kind(),
+            Self::Audit(error) => error.kind(),
             Self::Scope(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,
         }

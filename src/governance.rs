@@ -218,10 +218,6 @@ impl Governance {
         &self.inner.settings
     }
 
-    pub(crate) fn keys(&self) -> &AuditKeys {
-        &self.inner.keys
-    }
-
     /// Runs `settlement` to its end, whether anybody waits for it or not.
     pub(crate) fn spawn_settlement<F>(&self, settlement: F) -> tokio::task::JoinHandle<F::Output>
     where

@@ -44,6 +44,41 @@ pub enum AuditError {
         /// The entry's place in it.
         seq: u64,
     },
+    /// The tenant's key was rotated to one that this process does not have. It writes nothing
+    /// under the old one.
+    #[error(
+        "audit entries are now written under key {current}, which this process does not have; give it that key and start it again"
+    )]
+    KeyNotHeld {
+        /// The number of the current key.
+        current: u32,
+    },
+    /// The secret under the current number is another one than the tenant's entries are under.
+    #[error(
+        "the secret given as audit key {key_id} is not the one that entries are written under; give this process the right one"
+    )]
+    WrongKey {
+        /// The number of the current key.
+        key_id: u32,
+    },
+    /// The keyring in the database names an older key than is in use.
+    #[error(
+        "the keyring names audit key {current}, but key {newest} is in use: it was set back; look for a restored backup, and verify the trail"
+    )]
+    KeySetBack {
+        /// What the keyring says.
+        current: u32,
+        /// What was in use before.
+        newest: u32,
+    },
+    /// The key cannot follow the current one.
+    #[error("cannot rotate to audit key {to}: {problem}")]
+    NotRotated {
+        /// The number of the key.
+        to: u32,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
     /// The cursor of a page is none of ours.
     #[error("invalid page cursor; use the one that the last page gave")]
     Cursor,
@@ -62,9 +97,12 @@ impl AuditError {
             | Self::Field { .. }
             | Self::IdReused { .. }
             | Self::Closed
+            | Self::KeyNotHeld { .. }
+            | Self::WrongKey { .. }
+            | Self::NotRotated { .. }
             | Self::Cursor => ErrorKind::Misuse,
             Self::Overloaded => ErrorKind::Unavailable,
-            Self::Tampered { .. } => ErrorKind::Integrity,
+            Self::Tampered { .. } | Self::KeySetBack { .. } => ErrorKind::Integrity,
             Self::Store(error) => error.kind(),
         }
     }

@@ -38,6 +38,7 @@ mod kind;
 mod model;
 mod outbox;
 mod read;
+mod rotate;
 mod row;
 mod store;
 mod stored;
@@ -49,12 +50,16 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 pub use error::AuditError;
-pub use keys::{AuditKeys, KeyError};
+use keys::MacKey;
+pub use keys::{AuditKeys, AuditKeysBuilder, FileFault, KeyError, KeySource};
 pub(crate) use keys::{Purpose, sha256};
 pub use kind::{AppKind, InvalidKind, Kind};
 pub use model::{AuditEvent, Committed, Entry, Receipt};
 pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
-pub use verify::{ChainReport, Finding, FindingClass, Progress, Scope, Verdict, Verification};
+pub use rotate::{Rotated, Rotation};
+pub use verify::{
+    ChainReport, CompromisedKey, Finding, FindingClass, Progress, Scope, Verdict, Verification,
+};
 pub use writer::{AuditStats, Moved};
 
 use self::writer::Writer;
@@ -232,6 +237,13 @@ impl Audit {
     /// Cancel safe: what was handed over is committed, the rest is moved later.
     pub async fn move_outbox(&self) -> Result<Moved, AuditError> {
         self.writer.move_outbox().await
+    }
+
+    /// The tenant's current key for `purpose`, as far as this process knows.
+    pub(crate) fn derive(&self, purpose: Purpose) -> MacKey {
+        let (store, keys) = &*self.shared;
+        keys.derive_under(self.writer.key_id(), store.tenant(), purpose)
+            .unwrap_or_else(|| keys.derive(store.tenant(), purpose))
     }
 
     /// Verifies every entry of the tenant: [`verify`](Self::verify) of [`Scope::All`].

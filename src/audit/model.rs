@@ -179,6 +179,7 @@ impl AuditEvent {
             input: self.input.map(|sha256| content.content_hash(&sha256)),
             output: self.output.map(|sha256| content.content_hash(&sha256)),
             decision: self.decision,
+            content: [self.input, self.output],
             metadata,
             signed: None,
             ingest: Ingest::Live,
@@ -202,6 +203,8 @@ pub(super) struct Draft {
     /// Keyed hashes of the content.
     pub(super) input: Option<Tag>,
     pub(super) output: Option<Tag>,
+    /// Their plain SHA-256, which is never stored: to make the keyed hash under another key.
+    pub(super) content: [Option<Tag>; 2],
     pub(super) decision: Option<String>,
     pub(super) metadata: Metadata,
     pub(super) signed: Option<Signed>,

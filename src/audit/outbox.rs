@@ -158,6 +158,8 @@ impl Queued {
             model: self.model.map(ModelName::parse).transpose().ok()?,
             input: self.input_hash.map(TryInto::try_into).transpose().ok()?,
             output: self.output_hash.map(TryInto::try_into).transpose().ok()?,
+            // Not kept: an event that is queued again is compared by the hashes that were made.
+            content: [None; 2],
             decision: self.decision,
             metadata: Metadata::stored(self.metadata),
             signed,
@@ -192,6 +194,7 @@ mod tests {
             input: Some([0x33; 32]),
             output: None,
             decision: Some("allow".to_owned()),
+            content: [None; 2],
             metadata: Metadata::stored(r#"{"n":1}"#.to_owned()),
             signed: Some(Signed {
                 key: [0x44; 16],

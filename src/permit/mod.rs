@@ -143,9 +143,7 @@ impl Governance {
             .text(parts.api)
             .text(parts.provider)
             .text(parts.args);
-        self.keys()
-            .derive(self.tenant(), Purpose::Call)
-            .tag(&[fields.as_bytes()])
+        self.audit().derive(Purpose::Call).tag(&[fields.as_bytes()])
     }
 }
 

@@ -7,11 +7,12 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "schema_migrations",
     "chains",
     "entries",
     "outbox",
+    "keyring",
     "scope_policies",
     "budgets",
     "budget_windows",
@@ -19,11 +20,13 @@ const TABLES: [&str; 8] = [
 ];
 
 /// Every trigger that must be there and enabled.
-const TRIGGERS: [&str; 4] = [
+const TRIGGERS: [&str; 6] = [
     "entries_append_only",
     "entries_no_truncate",
     "chains_no_delete",
     "chains_no_truncate",
+    "keyring_no_delete",
+    "keyring_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

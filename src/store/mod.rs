@@ -22,6 +22,7 @@ mod schema;
 #[cfg(feature = "embedded")]
 mod testing;
 mod types;
+pub(crate) mod user;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -210,7 +210,7 @@ async fn f12_who_has_no_key_cannot_chain_anything_again() {
 
     let thief = AuditKeys::single(Secret::generate().unwrap());
     trail
-        .sql("DELETE FROM portcullis.entries; DELETE FROM portcullis.chains")
+        .sql("DELETE FROM portcullis.entries; DELETE FROM portcullis.chains; DELETE FROM portcullis.keyring")
         .await;
     let forger = trail.audit_of(thief.clone(), TenantId::single()).await;
     forger

@@ -72,7 +72,7 @@ impl Trail {
 
     /// Does what a superuser can: the triggers are off and the constraints are gone.
     pub(crate) async fn disarm(&self) {
-        for table in ["entries", "chains"] {
+        for table in ["entries", "chains", "keyring"] {
             self.sql(&format!(
                 "ALTER TABLE portcullis.{table} DISABLE TRIGGER ALL"
             ))

@@ -22,6 +22,7 @@ pub use self::lineage::{Lineage, Relative};
 pub(in crate::audit) use self::query::Lead;
 pub use self::query::{Page, Query};
 
+use super::keys::{Purpose, Tag, sha256};
 use super::row::{self, GENESIS};
 use super::store::read::{self as sql, Fetched};
 use super::stored::Stored;
@@ -76,6 +77,33 @@ impl Audit {
     pub async fn event(&self, id: EventId) -> Result<Option<Entry>, AuditError> {
         let row = sql::fetch_entry(self.store(), id, self.check_reads).await?;
         Ok(self.entries(row.as_slice())?.pop())
+    }
+
+    /// Whether `content` is what went in, as [`AuditEvent::input`](super::AuditEvent::input) was
+    /// given it.
+    ///
+    /// A hash is made once, when the event is handed over, under the key that was current then. It
+    /// is the entry's own key, or, of an event that was under way during a rotation, another one of
+    /// the tenant's: all that this process has are tried.
+    #[must_use]
+    pub fn is_input(&self, entry: &Entry, content: &[u8]) -> bool {
+        self.is_content(entry.input_hash.as_ref(), content)
+    }
+
+    /// Whether `content` is what came out; see [`is_input`](Self::is_input).
+    #[must_use]
+    pub fn is_output(&self, entry: &Entry, content: &[u8]) -> bool {
+        self.is_content(entry.output_hash.as_ref(), content)
+    }
+
+    fn is_content(&self, hash: Option<&Tag>, content: &[u8]) -> bool {
+        let Some(hash) = hash else { return false };
+        let (keys, tenant) = (self.keys(), self.store().tenant());
+        let sha256 = sha256(content);
+        keys.key_ids().any(|id| {
+            let key = keys.derive_under(id, tenant, Purpose::Content);
+            key.is_some_and(|key| key.content_hash(&sha256).ct_eq(hash).into())
+        })
     }
 
     /// Follows the trail live, from now on; see [`Follow`].

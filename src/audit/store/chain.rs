@@ -165,19 +165,30 @@ pub(in crate::audit) async fn fetch_next_chain_no(
     u32::try_from(next).map_err(|_| sqlx::Error::Decode("no chain number is left".into()))
 }
 
-/// Opens a chain together with its first entry; says whether the number was still free.
+/// Opens a chain together with its first entry; says whether the number was still free and the key
+/// still the current one.
 //
 // Two openers of one number: the primary key lets one in, and the other inserts nothing at all.
+// A rotation at the same moment: it holds the lock on the key, which is looked at again once it is
+// free, and is no longer current.
 pub(in crate::audit) async fn try_open(
     connection: &mut PgConnection,
     hold: Hold<'_>,
     genesis: &Genesis<'_>,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
-        "WITH chain AS (
+        "WITH current AS (
+             SELECT key_id
+               FROM portcullis.keyring
+              WHERE tenant_id = $1
+                AND key_id = $6
+                AND retired_at IS NULL
+                FOR SHARE),
+         chain AS (
              INSERT INTO portcullis.chains
                  (tenant_id, chain_no, epoch, holder, lease_until, key_id, next_seq, head_mac, recorded_at)
-             VALUES ($1, $2, $3, $4, coalesce($5, now()) + interval '90 seconds', $6, 2, $11, $7)
+             SELECT $1, $2, $3, $4, coalesce($5, now()) + interval '90 seconds', current.key_id, 2, $11, $7
+               FROM current
              ON CONFLICT (tenant_id, chain_no) DO NOTHING
              RETURNING chain_no)
          INSERT INTO portcullis.entries

@@ -11,7 +11,6 @@ pub(in crate::audit) struct StoredEvent {
     pub(in crate::audit) event_id: Uuid,
     pub(in crate::audit) chain_no: u32,
     pub(in crate::audit) seq: u64,
-    pub(in crate::audit) key_id: i64,
     pub(in crate::audit) kind: String,
     pub(in crate::audit) occurred_at: Timestamp,
     pub(in crate::audit) session_id: Option<String>,
@@ -28,7 +27,6 @@ pub(in crate::audit) struct StoredEvent {
 type EventRow = (
     Uuid,
     i32,
-    i64,
     i64,
     String,
     Timestamp,
@@ -50,7 +48,7 @@ pub(in crate::audit) async fn list_events(
     ids: &[Uuid],
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
     let rows = sqlx::query_as::<_, EventRow>(
-        "SELECT event_id, chain_no, seq, key_id, kind, occurred_at, session_id, agent_id, user_id,
+        "SELECT event_id, chain_no, seq, kind, occurred_at, session_id, agent_id, user_id,
                 parent_id, model, input_hash, output_hash, decision, metadata
            FROM portcullis.entries
           WHERE tenant_id = $1
@@ -70,18 +68,17 @@ impl StoredEvent {
             event_id: row.0,
             chain_no: u32::try_from(row.1).map_err(|_| malformed())?,
             seq: u64::try_from(row.2).map_err(|_| malformed())?,
-            key_id: row.3,
-            kind: row.4,
-            occurred_at: row.5,
-            session_id: row.6,
-            agent_id: row.7,
-            user_id: row.8,
-            parent_id: row.9,
-            model: row.10,
-            input_hash: row.11,
-            output_hash: row.12,
-            decision: row.13,
-            metadata: row.14,
+            kind: row.3,
+            occurred_at: row.4,
+            session_id: row.5,
+            agent_id: row.6,
+            user_id: row.7,
+            parent_id: row.8,
+            model: row.9,
+            input_hash: row.10,
+            output_hash: row.11,
+            decision: row.12,
+            metadata: row.13,
         })
     }
 }

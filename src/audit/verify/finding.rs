@@ -3,13 +3,15 @@
 use std::fmt;
 
 use crate::audit::error::AuditError;
+use crate::audit::rotate::{Marker, Rotation};
+use crate::time::Timestamp;
 
 /// The most findings that are kept; the rest is counted.
 pub(super) const MAX_FINDINGS: usize = 1_000;
 /// The most unproved ranges that are kept; the rest is counted.
 const MAX_RANGES: usize = 1_000;
 
-/// What kind of thing is wrong. `Signature`, `Checkpoint`, `Journal`, `Rotation` and `KeyWindow`
+/// What kind of thing is wrong. `Signature`, `Checkpoint` and `Journal`
 /// join with the parts of the trail that they are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -26,6 +28,12 @@ pub enum FindingClass {
     Rollback,
     /// The entry (or the head) names a key that we do not have.
     UnknownKey,
+    /// The entry is under a key that did not hold at its place, be its MAC right: under an old one
+    /// after a rotation, or under a new one before it.
+    KeyWindow,
+    /// The two entries of a rotation are not there, not next to each other, or name another key; or
+    /// a chain was left behind under an old key.
+    Rotation,
     /// The entry has a column that this crate never writes so, be its MAC good or not computable.
     Encoding,
     /// The entry was recorded earlier than the one before it.
@@ -43,6 +51,8 @@ impl FindingClass {
             Self::Truncated => "truncated",
             Self::Rollback => "rollback",
             Self::UnknownKey => "unknown_key",
+            Self::KeyWindow => "key_window",
+            Self::Rotation => "rotation",
             Self::Encoding => "encoding",
             Self::Time => "time",
         }
@@ -110,6 +120,12 @@ impl Findings {
         self.total
     }
 
+    pub(super) fn extend(&mut self, finding: Option<Finding>) {
+        if let Some(finding) = finding {
+            self.push(finding);
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn kept(&self) -> &[Finding] {
         &self.kept
@@ -137,6 +153,10 @@ pub struct ChainReport {
     pub keys: Vec<(u32, u64)>,
     /// Where the chain's head says that it ends; `None` if it has no head.
     pub head: Option<u64>,
+    /// The key that holds at its end, if an entry is proved.
+    pub(super) last_key: Option<u32>,
+    /// The rotations in it that both keys attest.
+    pub(super) rotations: Vec<Marker>,
 }
 
 impl ChainReport {
@@ -150,6 +170,8 @@ impl ChainReport {
             unproved: Vec::new(),
             keys: Vec::new(),
             head,
+            last_key: None,
+            rotations: Vec::new(),
         }
     }
 
@@ -187,6 +209,36 @@ pub enum Verdict {
     Findings,
     /// There was nothing to verify. That is not the same as clean.
     Nothing,
+}
+
+/// A key that somebody else may have had, as a rotation says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompromisedKey {
+    /// Its number.
+    pub key_id: u32,
+    /// Since when, as far as was known at the rotation.
+    pub since: Option<Timestamp>,
+}
+
+impl fmt::Display for CompromisedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key_id;
+        write!(
+            f,
+            "that entries under key {key} are as they were first written: it was compromised"
+        )?;
+        match self.since {
+            Some(since) => write!(
+                f,
+                " at {since}; up to the rotation they are as good as the last checkpoint from before that"
+            ),
+            None => write!(
+                f,
+                "; up to the rotation they are as good as the last checkpoint that is trusted"
+            ),
+        }
+    }
 }
 
 /// The answer of a verification: what was found, and what was verified by what.
@@ -289,6 +341,25 @@ impl Verification {
         self.limits
     }
 
+    /// The keys that somebody else may have had while entries were written under them, as their
+    /// rotation says. The MACs under such a key prove less; the report says what.
+    #[must_use]
+    pub fn compromised_keys(&self) -> Vec<CompromisedKey> {
+        let mut keys: Vec<CompromisedKey> = Vec::new();
+        for marker in self.chains.iter().flat_map(|chain| &chain.rotations) {
+            let Rotation::Compromise { since } = marker.reason else {
+                continue;
+            };
+            if keys.iter().all(|known| known.key_id != marker.from) {
+                keys.push(CompromisedKey {
+                    key_id: marker.from,
+                    since,
+                });
+            }
+        }
+        keys
+    }
+
     /// The proof that everything in the scope is as it was written, or the first finding.
     ///
     /// # Errors
@@ -344,6 +415,9 @@ impl fmt::Display for Verification {
         let kept = u64::try_from(self.findings.len()).unwrap_or(u64::MAX);
         if self.total > kept {
             writeln!(f, "and {} more", self.total - kept)?;
+        }
+        for key in self.compromised_keys() {
+            writeln!(f, "not proved: {key}")?;
         }
         for limit in self.limits {
             writeln!(f, "not proved: {limit}")?;

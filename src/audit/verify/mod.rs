@@ -21,13 +21,16 @@ mod doubt;
 mod finding;
 mod keyring;
 mod walk;
+mod window;
 
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
-pub use self::finding::{ChainReport, Finding, FindingClass, Verdict, Verification};
+pub use self::finding::{
+    ChainReport, CompromisedKey, Finding, FindingClass, Verdict, Verification,
+};
 pub(in crate::audit) use self::keyring::Keyring;
 
 use self::copy::Decoder;
@@ -72,12 +75,12 @@ impl Scope {
         match self {
             Self::All => &[CHECKPOINT],
             Self::Session(_) => &[
-                "that the session has no entries before its first and after its last, or in other chains; verify everything",
+                "that the session has no entries before its first and after its last, or in other chains, or that the key of its first ones held then; verify everything",
                 CHECKPOINT,
             ],
             Self::Chain { .. } => &["anything about other chains", CHECKPOINT],
             Self::Range { .. } => &[
-                "anything about entries outside the range; its first entry is proved to follow the one stored before it",
+                "anything about entries outside the range; its first entry is proved to follow the one stored before it, whose key is taken for the one that held then",
                 CHECKPOINT,
             ],
         }
@@ -163,6 +166,9 @@ impl Audit {
             let report = walk.finish(&mut findings);
             entries += report.entries;
             chains.push(report);
+        }
+        if scope == Scope::All {
+            find_left_behind(&chains, &mut findings);
         }
         // Politely; what was read stands whatever the server says to it.
         let _ = reader.connection.close().await;
@@ -302,6 +308,45 @@ fn find_missing_chains(chains: &[ChainRow], findings: &mut Findings) {
             });
         }
         next = next.max(number + 1);
+    }
+}
+
+/// A rotation hands on every chain that is not stopped: one that is still under an older key was
+/// begun, or gone on with, by somebody who has that key and no newer one.
+fn find_left_behind(chains: &[ChainReport], findings: &mut Findings) {
+    let Some(newest) = chains.iter().filter_map(|chain| chain.last_key).max() else {
+        return;
+    };
+    for chain in chains {
+        let Some(key) = chain.last_key.filter(|key| *key < newest) else {
+            continue;
+        };
+        let handed_on = chains.iter().flat_map(|chain| &chain.rotations);
+        let stopped = handed_on
+            .filter(|rotation| rotation.from == key)
+            .flat_map(|rotation| &rotation.stopped)
+            .find(|(chain_no, _)| *chain_no == chain.chain_no);
+        let last = chain.head.unwrap_or(chain.to);
+        let (class, seq, detail) = match stopped {
+            Some((_, next)) if last < *next => continue,
+            Some((_, next)) => (
+                FindingClass::KeyWindow,
+                *next,
+                "entries under an old key, in a chain that was stopped before the rotation",
+            ),
+            None => (
+                FindingClass::Rotation,
+                last,
+                "the chain ends under an old key; no rotation left it there",
+            ),
+        };
+        findings.push(Finding {
+            class,
+            chain_no: chain.chain_no,
+            seq,
+            through: last.max(seq),
+            detail,
+        });
     }
 }
 

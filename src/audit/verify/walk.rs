@@ -20,6 +20,7 @@ use super::canonical::is_canonical;
 use super::doubt::Doubt;
 use super::finding::{ChainReport, Finding, FindingClass, Findings};
 use super::keyring::Keyring;
+use super::window::{self, Window};
 use crate::audit::keys::Tag;
 use crate::audit::kind::{AppKind, Kind};
 use crate::audit::row::{self, GENESIS, Row};
@@ -76,6 +77,17 @@ impl Part {
         self.from.saturating_sub(2).max(1)
     }
 
+    /// What is wrong with the key of some entries, if they are of this part.
+    fn finding_in(&self, (class, seq, through, detail): window::Fault) -> Option<Finding> {
+        (through >= self.from).then_some(Finding {
+            class,
+            chain_no: self.chain_no,
+            seq: seq.max(self.from),
+            through,
+            detail,
+        })
+    }
+
     fn head_seq(&self) -> Option<u64> {
         self.head.map(|head| head.next_seq.saturating_sub(1))
     }
@@ -107,6 +119,7 @@ pub(super) struct Walk<'k> {
     last_recorded: Option<i64>,
     /// Intact entries past the head.
     beyond: Option<(u64, u64)>,
+    window: Window,
     encoded: Fields,
 }
 
@@ -129,6 +142,7 @@ impl<'k> Walk<'k> {
             fork: before,
             last_recorded: None,
             beyond: None,
+            window: Window::default(),
             encoded: Fields::default(),
         }
     }
@@ -186,6 +200,10 @@ impl<'k> Walk<'k> {
             return self.report;
         }
         let last = self.next.saturating_sub(1);
+        let part = self.part;
+        self.window.finish(part.to >= part.last(), |fault| {
+            findings.extend(part.finding_in(fault));
+        });
         if let Some((first, through)) = self.beyond {
             let detail = "intact entries stand past the head; it was set back";
             findings.push(self.finding(FindingClass::Rollback, first, through, detail));
@@ -201,6 +219,7 @@ impl<'k> Walk<'k> {
                 self.miss(last, to, findings);
             }
         }
+        (self.report.last_key, self.report.rotations) = self.window.into_parts();
         self.report
     }
 
@@ -213,6 +232,14 @@ impl<'k> Walk<'k> {
         if head.key_id.is_none_or(|id| self.keys.key(id).is_none()) {
             let detail = "the head names a key that is not in the keyring";
             findings.push(self.finding(FindingClass::UnknownKey, head_seq, head_seq, detail));
+        }
+        let (ours, theirs) = (self.window.key(), head.key_id);
+        if last == head_seq && ours.is_some() && theirs.is_some() && ours != theirs {
+            let known = theirs.is_some_and(|id| self.keys.key(id).is_some());
+            if known && matches!(self.before, Before::Proved(_)) {
+                let detail = "the head names another key than the last entry is under";
+                findings.push(self.finding(FindingClass::KeyWindow, head_seq, head_seq, detail));
+            }
         }
         // Where entries are missing or past the head, its MAC is that of no entry here.
         if last != head_seq {
@@ -301,6 +328,10 @@ impl<'k> Walk<'k> {
         if let Some(detail) = strange(row) {
             self.find(FindingClass::Encoding, row.seq, detail, findings);
         }
+        let part = self.part;
+        self.window.proved(row, self.keys, |fault| {
+            findings.extend(part.finding_in(fault));
+        });
         if self.part.head_seq().is_some_and(|head| row.seq > head) {
             let first = self.beyond.map_or(row.seq, |(first, _)| first);
             self.beyond = Some((first, row.seq));

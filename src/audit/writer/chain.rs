@@ -59,7 +59,7 @@ impl Lane<'_> {
             chain_no: chain.no,
             epoch: chain.epoch,
             holder: self.holder,
-            key_id: self.shared.keys.key_id,
+            key_id: self.keys.key_id,
             now: self.shared.store.database_now(),
         };
         let unanswered = chain.reclaims;
@@ -139,7 +139,7 @@ impl Lane<'_> {
             chain_no: chain.no,
             epoch: chain.epoch,
             holder: self.holder,
-            key_id: self.shared.keys.key_id,
+            key_id: self.keys.key_id,
             now: self.shared.store.database_now(),
         };
         self.shared.stats.statement();
@@ -156,11 +156,12 @@ impl Lane<'_> {
         if self.chain.is_some() {
             return Ok(());
         }
+        self.learn_key().await?;
         let Some(connection) = self.connection.as_mut() else {
             return Err(Failure::unreachable(CLAIM));
         };
         let store = &self.shared.store;
-        let (tenant, key_id) = (store.tenant().as_str(), self.shared.keys.key_id);
+        let (tenant, key_id) = (store.tenant().as_str(), self.keys.key_id);
         self.shared.stats.statement();
         let work = chain::try_claim(
             connection,
@@ -190,7 +191,7 @@ impl Lane<'_> {
         let failed = |error| Failure::of(OPEN, &error);
         let store = &self.shared.store;
         let tenant = store.tenant();
-        let draft = genesis(&self.shared.keys.content).map_err(|_| Failure::unreachable(OPEN))?;
+        let draft = genesis(&self.keys.content).map_err(|_| Failure::unreachable(OPEN))?;
         let Some(connection) = self.connection.as_mut() else {
             return Err(Failure::unreachable(OPEN));
         };
@@ -202,7 +203,7 @@ impl Lane<'_> {
                 .map_err(failed)?;
             let place = Place {
                 tenant,
-                keys: &self.shared.keys,
+                keys: &self.keys,
                 chain_no: no,
             };
             let (genesis, head) = self.batch.genesis(place, store.now(), &draft);
@@ -211,7 +212,7 @@ impl Lane<'_> {
                 chain_no: no,
                 epoch: 1,
                 holder: self.holder,
-                key_id: self.shared.keys.key_id,
+                key_id: self.keys.key_id,
                 now: store.database_now(),
             };
             if chain::try_open(connection, hold, &genesis)
@@ -244,7 +245,7 @@ impl Lane<'_> {
                 chain_no: chain.no,
                 epoch: chain.epoch,
                 holder: self.holder,
-                key_id: self.shared.keys.key_id,
+                key_id: self.keys.key_id,
                 now: self.shared.store.database_now(),
             };
             self.shared.stats.statement();

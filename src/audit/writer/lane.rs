@@ -3,17 +3,18 @@
 //! Everything that can come between sending a batch and knowing what became of it is handled here,
 //! by one rule: nothing is sent while the outcome of an earlier statement is unknown.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::Shared;
 use super::batch::{Batch, Place, ids};
 use super::chain::{Chain, Verdict};
-use super::outcome::{Failure, Fault, expired, give_up, repeated, settle};
+use super::outcome::{Failure, Fault, expired, give_up, refuse, repeated, settle};
 use super::queue::Group;
+use super::{Keys, Shared};
 use crate::audit::store::append::try_append;
 use crate::audit::store::chain::{Hold, prepare_session};
 use crate::audit::store::lookup;
@@ -51,6 +52,8 @@ pub(super) struct Lane<'s> {
     pub(super) limit: Duration,
     pub(super) connection: Option<PgConnection>,
     pub(super) chain: Option<Chain>,
+    /// The key of the chain that it holds, or was last told to use.
+    pub(super) keys: Arc<Keys>,
     pub(super) batch: Batch,
     pause: Duration,
     /// Events of this share that were acknowledged.
@@ -65,6 +68,7 @@ impl<'s> Lane<'s> {
             limit: shared.store.deadline(),
             connection: None,
             chain: None,
+            keys: shared.keys.load_full(),
             batch: Batch::default(),
             pause: FIRST_PAUSE,
             answered: 0,
@@ -128,6 +132,11 @@ impl<'s> Lane<'s> {
 
     /// Gives up what has waited too long, and lets some time pass.
     async fn fail(&mut self, attempt: &mut Attempt, failure: Failure) {
+        if let Fault::Locked(locked) = failure.fault {
+            let groups = std::mem::take(&mut attempt.groups);
+            refuse(groups, &locked.into(), &self.shared.stats);
+            return;
+        }
         if failure.fault == Fault::Refused {
             let groups = std::mem::take(&mut attempt.groups);
             give_up(groups, &failure.error, &self.shared.stats);
@@ -179,7 +188,7 @@ impl<'s> Lane<'s> {
         let shared = self.shared;
         let place = Place {
             tenant: shared.store.tenant(),
-            keys: &shared.keys,
+            keys: &self.keys,
             chain_no: chain.no,
         };
         let now = shared.store.now();
@@ -190,7 +199,7 @@ impl<'s> Lane<'s> {
             chain_no: chain.no,
             epoch: chain.epoch,
             holder: self.holder,
-            key_id: shared.keys.key_id,
+            key_id: self.keys.key_id,
             now: shared.store.database_now(),
         };
         // From here on the outcome is unknown, until it is known: this future may be dropped.
@@ -236,7 +245,7 @@ impl<'s> Lane<'s> {
                 self.connection = None;
                 Err(failure)
             }
-            Fault::Aborted | Fault::Lost => Err(failure),
+            Fault::Aborted | Fault::Lost | Fault::Locked(_) => Err(failure),
         }
     }
 
@@ -275,7 +284,7 @@ impl<'s> Lane<'s> {
         let work = lookup::list_events(connection, tenant, &ids);
         let found = Self::answer("look for audit events", timeout(self.limit, work).await);
         let found = Self::heed(&mut self.connection, found)?;
-        settle(groups, &found, &self.shared.keys);
+        settle(groups, &found, self.shared);
         Ok(())
     }
 

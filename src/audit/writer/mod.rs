@@ -2,6 +2,7 @@
 
 mod batch;
 mod chain;
+mod key;
 mod lane;
 mod mover;
 mod outcome;
@@ -11,8 +12,9 @@ mod queue;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use sqlx::PgConnection;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -44,7 +46,12 @@ struct Last {
 #[derive(Debug)]
 struct Shared {
     store: Store,
-    keys: Keys,
+    /// Every key that this process has.
+    ring: AuditKeys,
+    /// Those that are current, as far as it knows.
+    keys: ArcSwap<Keys>,
+    /// The newest key that it has written under; 0 if it has written nothing.
+    newest: AtomicU32,
     queue: Queue,
     stats: Stats,
     mover: Mover,
@@ -63,15 +70,18 @@ struct Keys {
 
 impl Writer {
     pub(super) fn start(store: Store, keys: &AuditKeys) -> Self {
-        let keys = Keys {
+        let tenant = store.tenant();
+        let current = Keys {
             key_id: keys.key_id(),
-            chain: keys.derive(store.tenant(), Purpose::Chain),
-            content: keys.derive(store.tenant(), Purpose::Content),
-            outbox: keys.derive(store.tenant(), Purpose::Outbox),
+            chain: keys.derive(tenant, Purpose::Chain),
+            content: keys.derive(tenant, Purpose::Content),
+            outbox: keys.derive(tenant, Purpose::Outbox),
         };
         let shared = Shared {
             store,
-            keys,
+            ring: keys.clone(),
+            keys: ArcSwap::from_pointee(current),
+            newest: AtomicU32::new(0),
             queue: Queue::new(),
             stats: Stats::default(),
             mover: Mover::default(),
@@ -124,6 +134,16 @@ impl Writer {
         }
     }
 
+    /// The number of the current key, as far as this process knows.
+    pub(super) fn key_id(&self) -> u32 {
+        self.last.shared.keys.load().key_id
+    }
+
+    /// Goes on with the key `key_id`, which is current.
+    pub(super) fn adopt(&self, key_id: u32) {
+        self.last.shared.adopt(key_id);
+    }
+
     /// Takes no more events, appends those that are queued, and gives the chains back.
     pub(super) async fn shutdown(&self) {
         let shared = &self.last.shared;
@@ -171,9 +191,10 @@ impl Shared {
     /// Checks all of `events`: one bad event must not fail its neighbours in a batch.
     fn seal(&self, events: Vec<AuditEvent>) -> Result<Vec<Draft>, AuditError> {
         let now = self.store.now();
+        let keys = self.keys.load();
         let drafts = events
             .into_iter()
-            .map(|event| event.seal(now, &self.keys.content))
+            .map(|event| event.seal(now, &keys.content))
             .collect::<Result<Vec<_>, _>>()?;
         for (at, draft) in drafts.iter().enumerate() {
             if drafts.iter().take(at).any(|other| other.id == draft.id) {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::audit::error::AuditError;
+use crate::audit::keys::Purpose;
 use crate::audit::model::{AuditEvent, Draft};
 use crate::audit::outbox::{Queued, Unfit};
 use crate::audit::store::outbox::{self as sql, Found, PAGE};
@@ -80,9 +81,9 @@ impl Shared {
         if !self.queue.is_open() {
             return Err(AuditError::Closed);
         }
-        let draft = event.seal(self.store.now(), &self.keys.content)?;
+        let keys = self.keys.load_full();
+        let draft = event.seal(self.store.now(), &keys.content)?;
         let (id, tenant) = (draft.id, self.store.tenant());
-        let keys = &self.keys;
         // Ids of version 7 of one process only ever grow: its rows keep their order.
         let place = Uuid::now_v7();
         let queued = Queued::seal(draft, place, tenant, keys.key_id, &keys.outbox);
@@ -199,10 +200,12 @@ impl Shared {
         let place = found.place;
         let open = || {
             let queued = found.queued.ok_or(Unfit::Torn)?;
-            if queued.key_id != i64::from(self.keys.key_id) {
-                return Err(Unfit::Key);
-            }
-            queued.open(self.store.tenant(), &self.keys.outbox)
+            // Also one that was queued before a rotation.
+            let (tenant, number) = (self.store.tenant(), u32::try_from(queued.key_id));
+            let key = number
+                .ok()
+                .and_then(|number| self.ring.derive_under(number, tenant, Purpose::Outbox));
+            queued.open(tenant, &key.ok_or(Unfit::Key)?)
         };
         match open() {
             Ok(draft) => Ok(Ours {

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::queue::Group;
-use super::{Keys, Stats};
+use super::{Shared, Stats};
 use crate::audit::error::AuditError;
+use crate::audit::keys::{Purpose, Tag};
 use crate::audit::model::Draft;
+use crate::audit::rotate::Locked;
 use crate::audit::store::lookup::StoredEvent;
 use crate::store::{StoreError, StoreFault};
 
@@ -28,6 +30,8 @@ pub(super) enum Fault {
     Poison,
     /// Undone, and it would be again.
     Refused,
+    /// Not sent: this process does not have the key that it would take.
+    Locked(Locked),
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +77,13 @@ impl Failure {
         }
     }
 
+    pub(super) fn locked(locked: Locked) -> Self {
+        Self {
+            fault: Fault::Locked(locked),
+            error: StoreError::new("write under the current audit key", StoreFault::Refused),
+        }
+    }
+
     pub(super) fn unreachable(operation: &'static str) -> Self {
         Self {
             fault: Fault::Lost,
@@ -83,6 +94,16 @@ impl Failure {
     /// Whether the connection can be used for the next statement.
     pub(super) fn keeps_connection(&self) -> bool {
         !matches!(self.fault, Fault::Lost | Fault::Refused)
+    }
+}
+
+/// Answers `groups` with an error that no waiting would mend.
+pub(super) fn refuse(groups: Vec<Group>, error: &AuditError, stats: &Stats) {
+    let events: usize = groups.iter().map(|group| group.drafts.len()).sum();
+    tracing::error!(events, %error, "audit events were refused");
+    stats.lose(events);
+    for group in groups {
+        group.answer(Err(error.clone()));
     }
 }
 
@@ -138,13 +159,13 @@ pub(super) fn repeated(groups: &mut Vec<Group>) -> Vec<Group> {
 
 /// Settles what is on record already: gives its place to each event that was found with the same
 /// content, and answers the groups that have an event of another content, or nothing left to write.
-pub(super) fn settle(groups: &mut Vec<Group>, found: &[StoredEvent], keys: &Keys) {
+pub(super) fn settle(groups: &mut Vec<Group>, found: &[StoredEvent], shared: &Shared) {
     for mut group in std::mem::take(groups) {
         let mut reused = None;
         for (draft, placed) in group.drafts.iter().zip(&mut group.placed) {
             let stored = found.iter().find(|s| s.event_id == draft.id.as_uuid());
             match stored {
-                Some(stored) if same_content(keys, draft, stored) => {
+                Some(stored) if same_content(shared, draft, stored) => {
                     placed.at.chain_no = stored.chain_no;
                     placed.at.seq = stored.seq;
                     placed.on_record = true;
@@ -164,12 +185,10 @@ pub(super) fn settle(groups: &mut Vec<Group>, found: &[StoredEvent], keys: &Keys
 }
 
 /// Whether `stored` is the entry that `draft` would make, its place and time of recording apart.
-fn same_content(keys: &Keys, draft: &Draft, stored: &StoredEvent) -> bool {
-    // Content hashes of another key cannot be compared.
-    let same_hashes = stored.key_id != i64::from(keys.key_id)
-        || (draft.input.as_ref().map(<[u8; 32]>::as_slice) == stored.input_hash.as_deref()
-            && draft.output.as_ref().map(<[u8; 32]>::as_slice) == stored.output_hash.as_deref());
-    same_hashes
+fn same_content(shared: &Shared, draft: &Draft, stored: &StoredEvent) -> bool {
+    let [input, output] = draft.content;
+    same_hash(shared, draft.input, input, stored.input_hash.as_deref())
+        && same_hash(shared, draft.output, output, stored.output_hash.as_deref())
         && draft.kind.as_str() == stored.kind
         && (!draft.occurred_given || draft.occurred == stored.occurred_at)
         && draft.session.as_ref().map(AsRef::as_ref) == stored.session_id.as_deref()
@@ -179,4 +198,25 @@ fn same_content(keys: &Keys, draft: &Draft, stored: &StoredEvent) -> bool {
         && draft.model.as_ref().map(AsRef::as_ref) == stored.model.as_deref()
         && draft.decision.as_deref() == stored.decision.as_deref()
         && draft.metadata.as_str() == stored.metadata
+}
+
+/// Whether `stored` is the hash `ours`, or that of the same content under another of our keys: the
+/// event may have been sealed once before a rotation and once after it.
+fn same_hash(
+    shared: &Shared,
+    ours: Option<Tag>,
+    content: Option<Tag>,
+    stored: Option<&[u8]>,
+) -> bool {
+    let (Some(ours), Some(stored)) = (ours, stored) else {
+        return ours.is_none() && stored.is_none();
+    };
+    ours == stored
+        || content.is_some_and(|sha256| {
+            let tenant = shared.store.tenant();
+            shared.ring.key_ids().any(|id| {
+                let key = shared.ring.derive_under(id, tenant, Purpose::Content);
+                key.is_some_and(|key| key.content_hash(&sha256) == stored)
+            })
+        })
 }

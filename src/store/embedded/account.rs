@@ -3,11 +3,12 @@
 //! Postgres refuses to run as root, so a root process drops to the account that owns the
 //! directory, else to `postgres`, else to `nobody`. An ordinary process runs it as itself.
 
+pub(super) use crate::store::user::current_uid;
+
 use super::EmbeddedError;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 
 /// A user and its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,19 +59,6 @@ impl Account {
         };
         found.mode() & bit != 0
     }
-}
-
-/// The effective user of this process.
-//
-// Without unsafe code there is no `geteuid`. The owner of /proc/self is not an answer: it is root
-// for a process that gave up its privileges itself.
-pub(super) fn current_uid() -> Option<u32> {
-    if let Ok(status) = fs::read_to_string("/proc/self/status") {
-        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-        return line.split_whitespace().nth(1)?.parse().ok();
-    }
-    let output = Command::new("id").arg("-u").output().ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
 /// The unprivileged account `name` in the text of `/etc/passwd`.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::{Audit, AuditError, AuditKeys, AuditOptions};
+use crate::audit::{
+    Audit, AuditError, AuditKeys, AuditOptions, Evidence, JournalError, JournalSettings,
+};
 use crate::cost::{Cost, CostSettings};
 use crate::error::ErrorKind;
 use crate::governance::{Governance, Settings};
@@ -77,6 +79,20 @@ impl GovernanceBuilder {
         self
     }
 
+    /// What is on durable record before a call goes on ([`Evidence::Durable`]: the commit).
+    pub fn evidence(mut self, evidence: Evidence) -> Self {
+        self.audit.evidence = evidence;
+        self
+    }
+
+    /// Where the audit journal is, and how large it may become (`$XDG_STATE_HOME/portcullis`, 256
+    /// MiB). It takes events while the database is away, and before it in
+    /// [`Evidence::Spooled`].
+    pub fn journal(mut self, settings: JournalSettings) -> Self {
+        self.audit.journal = settings;
+        self
+    }
+
     /// The output to reserve for a model call that does not say how much it may have (none: such a
     /// call is refused).
     pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
@@ -115,6 +131,7 @@ impl GovernanceBuilder {
     /// * [`ConnectError::Audit`] if the tenant's entries are written under a key that is not among
     ///   those given here.
     /// * [`ConnectError::Scope`] if the policies cannot be loaded.
+    /// * [`ConnectError::Journal`] if calls are to be spooled, and the journal has no place.
     ///
     /// # Cancel safety
     ///
@@ -154,8 +171,9 @@ impl Parts {
         audit_options: &AuditOptions,
         cost_settings: CostSettings,
     ) -> Result<Self, ConnectError> {
-        let audit = Audit::start(store.clone(), keys.clone(), *audit_options);
+        let audit = Audit::start(store.clone(), keys.clone(), audit_options);
         audit.learn_key().await?;
+        audit.prepare().await?;
         let scope = Scope::new(store.clone(), audit.clone());
         scope.load().await?;
         let cost = Cost::new(store.clone(), audit.clone(), cost_settings.clone());
@@ -163,7 +181,7 @@ impl Parts {
             audit,
             scope,
             cost,
-            audit_options: *audit_options,
+            audit_options: audit_options.clone(),
             cost_settings,
         })
     }
@@ -185,6 +203,9 @@ pub enum ConnectError {
     /// The policies could not be loaded.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// The journal's directory cannot be used, and [`Evidence::Spooled`] needs it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The operating system gave no handler for SIGTERM.
     #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
     Signal,
@@ -199,6 +220,7 @@ impl ConnectError {
             Self::Schema(error) => error.kind(),
             Self::Audit(error) => error.kind(),
             Self::Scope(error) => error.kind(),
+            Self::Journal(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,
         }
     }

@@ -25,7 +25,7 @@ const MAX_SETTLEMENTS: u32 = 1 << 20;
 /// | The store is | gates | audit |
 /// |---|---|---|
 /// | reachable | decide | commits |
-/// | unreachable | scope decides from what is loaded; budgets refuse | refuses, so a governed call is refused too |
+/// | unreachable | scope decides from what is loaded; budgets refuse | goes to the journal on the local disk; without one, a governed call is refused |
 #[derive(Clone)]
 pub struct Governance {
     inner: Arc<Inner>,
@@ -251,7 +251,8 @@ impl fmt::Debug for Governance {
 pub struct Health {
     /// The database: tables, triggers, grants, clock, pool; an error if it could not be asked.
     pub store: Result<StoreHealth, StoreError>,
-    /// The audit writer: how much it wrote, what was lost, and what in the outbox is not ours.
+    /// The audit writer: how much it wrote, what waits in the journal, what was lost, and what in the
+    /// outbox is not ours.
     pub audit: AuditStats,
 }
 
@@ -259,8 +260,11 @@ impl Health {
     /// Whether all is well.
     #[must_use]
     pub fn is_ok(&self) -> bool {
+        let audit = &self.audit;
         self.store.as_ref().is_ok_and(StoreHealth::is_ok)
-            && self.audit.lost == 0
-            && self.audit.outbox_refused == 0
+            && audit.lost == 0
+            && audit.quarantined == 0
+            && audit.outbox_refused == 0
+            && !audit.degraded
     }
 }

@@ -322,6 +322,8 @@ uuid_ids! {
     CallId, "call id";
     /// Names one reservation of a budget.
     ReservationId, "reservation id";
+    /// Names one journal: what one writer wrote to the local disk.
+    JournalId, "journal id";
 }
 
 /// The kinds that are stored as a UUID of their own column.

@@ -28,8 +28,8 @@ pub use call::{Action, Call, InvalidCall, Principal};
 pub use error::{ErrorKind, Gate, Refusal};
 pub use governance::{Governance, Health};
 pub use ids::{
-    AgentId, BudgetName, CallId, EventId, Id, IdKind, InvalidId, InvalidUuid, MAX_ID_LEN,
-    ModelName, OperatorId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,
+    AgentId, BudgetName, CallId, EventId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
+    MAX_ID_LEN, ModelName, OperatorId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};

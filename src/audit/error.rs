@@ -1,5 +1,6 @@
 //! What can go wrong with the audit trail.
 
+use super::journal::JournalError;
 use super::kind::InvalidKind;
 use crate::canon::JsonError;
 use crate::error::ErrorKind;
@@ -82,6 +83,9 @@ pub enum AuditError {
     /// The cursor of a page is none of ours.
     #[error("invalid page cursor; use the one that the last page gave")]
     Cursor,
+    /// The database is away, and the journal on the local disk did not take it either.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The database did not take or give it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -103,6 +107,7 @@ impl AuditError {
             | Self::Cursor => ErrorKind::Misuse,
             Self::Overloaded => ErrorKind::Unavailable,
             Self::Tampered { .. } | Self::KeySetBack { .. } => ErrorKind::Integrity,
+            Self::Journal(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }

@@ -191,16 +191,19 @@ pub(crate) enum Purpose {
     Outbox,
     /// By which the key itself is recognised.
     Fingerprint,
+    /// The MACs of the journal on the local disk.
+    Journal,
 }
 
 impl Purpose {
     #[cfg(test)]
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Chain,
         Self::Content,
         Self::Call,
         Self::Outbox,
         Self::Fingerprint,
+        Self::Journal,
     ];
 
     const fn info(self) -> &'static str {
@@ -210,6 +213,7 @@ impl Purpose {
             Self::Call => "portcullis/call-digest/v1",
             Self::Outbox => "portcullis/outbox-hmac/v1",
             Self::Fingerprint => "portcullis/key-fingerprint/v1",
+            Self::Journal => "portcullis/journal-hmac/v1",
         }
     }
 }
@@ -346,12 +350,13 @@ mod tests {
         assert_eq!(tags, GOLDEN);
     }
 
-    const GOLDEN: [&str; 5] = [
+    const GOLDEN: [&str; 6] = [
         "980865591c0023bf6ba8b44364ce4b95e92fc637e8924504b3181e71bb682690",
         "72a6fe1dc89d4d1c7fec110be3e18eb8b06fd151415501d5dafa3af8492b1443",
         "3091c5d523e2b63c189f8e8d09874b71ad3ec4844f3e62b9d8bfa2368ff0adb7",
         "19072d9d606cf675a56f4841088de5587d82543e13692b552c7a8e87f0414605",
         "261dfc8ced60d2d7851da58add6f46084f5d0ebed2049b5cfd9612463efc1b06",
+        "136c02c0e7d74564d28861f22beee71ac64e335fe2048c737740e832df112f05",
     ];
 
     fn ring(numbers: &[u32]) -> AuditKeysBuilder {

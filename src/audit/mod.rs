@@ -3,8 +3,9 @@
 //! Every entry carries a MAC over all of its fields and the MAC before it, under a key that the
 //! database does not have.
 //!
-//! What [`append`](Audit::append) acknowledges is committed: once, at one place of one chain, under
-//! a MAC that covers everything before it. Each writer holds chains of its own, so that processes do
+//! What [`append`](Audit::append) acknowledges is committed, or, while the database is away, on the
+//! local disk and committed later: once, at one place of one chain, under a MAC that covers everything
+//! before it. Each writer holds chains of its own, so that processes do
 //! not wait for each other; a writer that lost its chain is fenced and goes on with another. An
 //! event that is recorded again under its id is acknowledged where it stands.
 //!
@@ -14,8 +15,9 @@
 //! | The store is | [`append`](Audit::append) | [`log`](Audit::log) | [`log_detached`](Audit::log_detached) |
 //! |---|---|---|---|
 //! | reachable | the place of the entry | `Committed` | recorded |
-//! | unreachable | an error, after a second of trying | `Lost`, with the error | counted and warned of |
-//! | hung, or the outcome unknown | an error at the deadline; may still be committed | `Lost`, likewise | counted and warned of |
+//! | unreachable | in the [journal](JournalSettings), after a second of trying; at once while that is known | `Journalled` | in the journal |
+//! | hung, or the outcome unknown | in the journal at the deadline; in the trail once in the end | `Journalled` | in the journal |
+//! | away, and the journal cannot be written | an error | `Lost`, with the error | counted and logged |
 //! | not where it was left (a restore) | the chain is stopped, the entry goes to a fresh one | likewise | likewise |
 //!
 //! ```no_run
@@ -33,6 +35,7 @@
 //! ```
 
 mod error;
+mod journal;
 mod keys;
 mod kind;
 mod model;
@@ -50,17 +53,18 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 pub use error::AuditError;
+pub use journal::{JournalError, JournalSettings};
 use keys::MacKey;
 pub use keys::{AuditKeys, AuditKeysBuilder, FileFault, KeyError, KeySource};
 pub(crate) use keys::{Purpose, sha256};
 pub use kind::{AppKind, InvalidKind, Kind};
-pub use model::{AuditEvent, Committed, Entry, Receipt};
+pub use model::{AuditEvent, Committed, Entry, Evidence, Journalled, Receipt, Recorded};
 pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
 pub use rotate::{Rotated, Rotation};
 pub use verify::{
     ChainReport, CompromisedKey, Finding, FindingClass, Progress, Scope, Verdict, Verification,
 };
-pub use writer::{AuditStats, Moved};
+pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
 
 use self::writer::Writer;
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
@@ -79,10 +83,12 @@ pub struct Audit {
 }
 
 /// What the builder decides for the trail.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct AuditOptions {
     /// Whether every entry that is read is checked against its MAC.
     pub(crate) verify_on_read: bool,
+    pub(crate) evidence: Evidence,
+    pub(crate) journal: JournalSettings,
 }
 
 impl Audit {
@@ -100,17 +106,40 @@ impl Audit {
         keys: AuditKeys,
         tenant: TenantId,
     ) -> Result<Self, DatabaseError> {
-        let pool = database.connect_pool().await?;
-        let store = Store::new(pool, tenant, Arc::new(SystemClock), database.deadline());
-        Ok(Self::start(store, keys, AuditOptions::default()))
+        Self::open_with(database, keys, tenant, JournalSettings::default()).await
     }
 
-    pub(crate) fn start(store: Store, keys: AuditKeys, options: AuditOptions) -> Self {
+    /// As [`open`](Self::open), with a journal of its own settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_with(
+        database: &Database,
+        keys: AuditKeys,
+        tenant: TenantId,
+        journal: JournalSettings,
+    ) -> Result<Self, DatabaseError> {
+        let pool = database.connect_pool().await?;
+        let store = Store::new(pool, tenant, Arc::new(SystemClock), database.deadline());
+        let options = AuditOptions {
+            journal,
+            ..AuditOptions::default()
+        };
+        Ok(Self::start(store, keys, &options))
+    }
+
+    pub(crate) fn start(store: Store, keys: AuditKeys, options: &AuditOptions) -> Self {
         Self {
-            writer: Writer::start(store.clone(), &keys),
+            writer: Writer::start(store.clone(), &keys, options),
             shared: Arc::new((store, keys)),
             check_reads: options.verify_on_read,
         }
+    }
+
+    /// Makes sure, in spooled mode, that there can be a journal.
+    pub(crate) async fn prepare(&self) -> Result<(), JournalError> {
+        self.writer.prepare().await
     }
 
     /// Records `event`; never fails the host. The receipt says what became of it.
@@ -123,7 +152,7 @@ impl Audit {
     pub async fn log(&self, event: AuditEvent) -> Receipt {
         let id = event.id();
         match self.append(event).await {
-            Ok(committed) => Receipt::Committed(committed),
+            Ok(recorded) => recorded.into(),
             Err(error) => {
                 tracing::warn!(%id, %error, "an audit event was not recorded");
                 Receipt::Lost { id, error }
@@ -131,24 +160,27 @@ impl Audit {
         }
     }
 
-    /// Records `event`, or says why it could not. `Ok` means committed, durably.
+    /// Records `event`, or says why it could not. `Ok` means durable, and says where: committed; while
+    /// the database is away, in the journal on the local disk, from where it is committed later.
     ///
     /// # Errors
     ///
     /// * [`AuditError::Kind`], [`AuditError::Metadata`], [`AuditError::Field`]: the event cannot be
     ///   stored. Nothing was sent.
     /// * [`AuditError::IdReused`] if another event has this id. It stands unchanged.
-    /// * [`AuditError::Overloaded`] if there was no room in the queue before the deadline.
     /// * [`AuditError::Closed`] after [`shutdown`](Self::shutdown).
-    /// * [`AuditError::Store`] if the database did not take it in time. It **may still be
-    ///   committed** later. Recording the same event (the same id) again is safe: it is
-    ///   acknowledged with the place that it has.
+    /// * [`AuditError::Journal`] if neither the database nor the journal took it in time.
+    /// * [`AuditError::Store`] if the database does not take it for what is in it. Without a journal,
+    ///   also if it was away, and [`AuditError::Overloaded`] if the queue was full until the deadline.
+    ///
+    /// After the last two it **may still be committed** later. Recording the same event (the same id)
+    /// again is safe: it is acknowledged with the place that it has.
     ///
     /// # Cancel safety
     ///
-    /// Once the event is queued, which takes no waiting unless the queue is full, it is committed
+    /// Once the event is queued, which takes no waiting unless the queue is full, it is recorded
     /// whether or not the future is dropped. Recording the same event again is safe.
-    pub async fn append(&self, event: AuditEvent) -> Result<Committed, AuditError> {
+    pub async fn append(&self, event: AuditEvent) -> Result<Recorded, AuditError> {
         self.append_all(vec![event])
             .await?
             .pop()
@@ -166,7 +198,7 @@ impl Audit {
     /// # Cancel safety
     ///
     /// As [`append`](Self::append).
-    pub async fn append_all(&self, events: Vec<AuditEvent>) -> Result<Vec<Committed>, AuditError> {
+    pub async fn append_all(&self, events: Vec<AuditEvent>) -> Result<Vec<Recorded>, AuditError> {
         self.writer.append(events).await
     }
 
@@ -253,6 +285,22 @@ impl Audit {
     /// As [`verify`](Self::verify).
     pub async fn verify_all(&self) -> Result<Verification, AuditError> {
         self.verify(Scope::All).await
+    }
+
+    /// Brings everything that is in journals into the trail, now: what this writer put there, and
+    /// what writers left that are gone. It happens by itself too: at the start, when the database is
+    /// back, and every half minute.
+    ///
+    /// # Errors
+    ///
+    /// [`AuditError::Store`] if the database is (still) away, [`AuditError::Journal`] if a file could
+    /// not be read or removed. What was not drained is drained later.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was drained is found in the trail the next time, and counted.
+    pub async fn drain(&self) -> Result<DrainReport, AuditError> {
+        self.writer.drain().await
     }
 
     /// What the writer has done so far.

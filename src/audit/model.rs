@@ -1,5 +1,7 @@
 //! Events as callers give them, entries as they are read, receipts in between.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -9,7 +11,7 @@ use super::keys::{MacKey, Tag, sha256};
 use super::kind::{AppKind, Kind};
 use crate::call::Principal;
 use crate::canon::Metadata;
-use crate::ids::{AgentId, EventId, ModelName, SessionId, UserId};
+use crate::ids::{AgentId, EventId, JournalId, ModelName, SessionId, UserId};
 use crate::time::Timestamp;
 
 /// The longest decision text.
@@ -187,6 +189,35 @@ impl AuditEvent {
     }
 }
 
+/// Events on their way into one batch, shared by whoever waits for them and whoever writes them.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    drafts: Vec<Draft>,
+    in_journal: AtomicBool,
+}
+
+impl Sealed {
+    pub(super) const fn new(drafts: Vec<Draft>) -> Self {
+        Self {
+            drafts,
+            in_journal: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes it upon the caller to bring the events into the journal; false if another has.
+    pub(super) fn claim_for_journal(&self) -> bool {
+        !self.in_journal.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl std::ops::Deref for Sealed {
+    type Target = [Draft];
+
+    fn deref(&self) -> &[Draft] {
+        &self.drafts
+    }
+}
+
 /// An event that is known to be storable.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
@@ -226,6 +257,8 @@ pub(super) enum Ingest {
     Live,
     /// Committed together with the host's own rows, at this place of the outbox.
     Transaction(Uuid),
+    /// By way of the local disk, while the database was away or behind.
+    Journal(Origin),
 }
 
 impl Ingest {
@@ -233,12 +266,14 @@ impl Ingest {
         match self {
             Self::Live => "live",
             Self::Transaction(_) => "transaction",
+            Self::Journal(_) => "journal",
         }
     }
 
     /// Its line in a journal, if it was in one.
     pub(super) const fn origin(&self) -> Option<&Origin> {
         match self {
+            Self::Journal(origin) => Some(origin),
             Self::Live | Self::Transaction(_) => None,
         }
     }
@@ -247,7 +282,7 @@ impl Ingest {
     pub(super) const fn place(&self) -> Option<&Uuid> {
         match self {
             Self::Transaction(place) => Some(place),
-            Self::Live => None,
+            Self::Live | Self::Journal(_) => None,
         }
     }
 }
@@ -260,6 +295,64 @@ pub(super) struct Origin {
     pub(super) mac: Tag,
 }
 
+/// What is on durable record before a caller goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a third way must be chosen")]
+pub enum Evidence {
+    /// The commit; while the database is away, the journal, synced to the disk.
+    #[default]
+    Durable,
+    /// The journal's file, written but not synced: it survives `kill -9` of the process, not a crash
+    /// of the machine. The commit follows.
+    Spooled,
+}
+
+/// Where an event that was recorded is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Recorded {
+    /// Committed to a chain.
+    Committed(Committed),
+    /// In the journal, synced to the local disk, because the database is away. It is committed when
+    /// that is back.
+    Journalled(Journalled),
+    /// In the journal's file, written and not synced. It is committed behind
+    /// ([`Evidence::Spooled`]).
+    Spooled(Journalled),
+}
+
+impl Recorded {
+    /// The event's id.
+    #[must_use]
+    pub const fn id(&self) -> EventId {
+        match self {
+            Self::Committed(committed) => committed.id,
+            Self::Journalled(line) | Self::Spooled(line) => line.id,
+        }
+    }
+
+    /// Where it is committed; `None` if it is not yet.
+    #[must_use]
+    pub const fn committed(&self) -> Option<&Committed> {
+        match self {
+            Self::Committed(committed) => Some(committed),
+            Self::Journalled(_) | Self::Spooled(_) => None,
+        }
+    }
+}
+
+/// A line of the journal that holds an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Journalled {
+    /// The event.
+    pub id: EventId,
+    /// The journal.
+    pub journal: JournalId,
+    /// The line's number in it, from 1.
+    pub line: u64,
+}
+
 /// What became of an event that was logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -267,6 +360,10 @@ pub(super) struct Origin {
 pub enum Receipt {
     /// It is committed to the chain.
     Committed(Committed),
+    /// The database is away: it is on the local disk, synced, and is committed later.
+    Journalled(Journalled),
+    /// It is in the journal's file, not synced, and is committed behind ([`Evidence::Spooled`]).
+    Spooled(Journalled),
     /// It could not be made durable anywhere. The trail has a hole that nothing marks.
     Lost {
         /// The event.
@@ -282,16 +379,36 @@ impl Receipt {
     pub const fn id(&self) -> EventId {
         match self {
             Self::Committed(committed) => committed.id,
+            Self::Journalled(line) | Self::Spooled(line) => line.id,
             Self::Lost { id, .. } => *id,
         }
     }
 
-    /// Where it is committed; `None` if it is not.
+    /// Where it is committed; `None` if it is not, or not yet.
     #[must_use]
     pub const fn committed(&self) -> Option<&Committed> {
         match self {
             Self::Committed(committed) => Some(committed),
-            Self::Lost { .. } => None,
+            Self::Journalled(_) | Self::Spooled(_) | Self::Lost { .. } => None,
+        }
+    }
+
+    /// Why it is nowhere; `None` if it is somewhere.
+    #[must_use]
+    pub const fn lost(&self) -> Option<&AuditError> {
+        match self {
+            Self::Lost { error, .. } => Some(error),
+            Self::Committed(_) | Self::Journalled(_) | Self::Spooled(_) => None,
+        }
+    }
+}
+
+impl From<Recorded> for Receipt {
+    fn from(recorded: Recorded) -> Self {
+        match recorded {
+            Recorded::Committed(committed) => Self::Committed(committed),
+            Recorded::Journalled(line) => Self::Journalled(line),
+            Recorded::Spooled(line) => Self::Spooled(line),
         }
     }
 }

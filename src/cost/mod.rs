@@ -117,7 +117,7 @@ impl Cost {
     ) -> Result<Self, DatabaseError> {
         let pool = database.connect_pool().await?;
         let store = Store::new(pool, tenant, clock, database.deadline());
-        let audit = Audit::start(store.clone(), keys, AuditOptions::default());
+        let audit = Audit::start(store.clone(), keys, &AuditOptions::default());
         Ok(Self::new(store, audit, settings))
     }
 

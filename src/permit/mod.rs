@@ -7,7 +7,8 @@
 //! | The store is | [`authorize`](Governance::authorize) | [`Permit::settle`] |
 //! |---|---|---|
 //! | reachable | permits or refuses | records the outcome |
-//! | unreachable | refuses: a decision that cannot be recorded is a no | says what could not be recorded; the reserve stays charged |
+//! | unreachable | goes on with the decision in the journal on the local disk, unless a budget must be asked | records the outcome there; the reserve stays charged until it can be settled |
+//! | the same, and the journal cannot be written | refuses: a decision that cannot be recorded is a no | says what could not be recorded |
 //!
 //! ```no_run
 //! # async fn example(gov: portcullis::Governance, me: portcullis::Principal) -> Result<(), Box<dyn std::error::Error>> {

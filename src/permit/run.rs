@@ -31,7 +31,7 @@ impl Governance {
             Err(_) => Outcome::failed("error"),
         };
         let settlement = permit.settle_observed(outcome).await;
-        if settlement.receipt.committed().is_none() {
+        if settlement.receipt.lost().is_some() {
             tracing::error!(call = %settlement.receipt.id(), "the outcome of a call could not be recorded");
         }
         result.map_err(RunError::Failed)

@@ -120,7 +120,7 @@ impl Scope {
         let store = Store::new(pool, tenant, Arc::new(SystemClock), database.deadline());
         let scope = Self::new(
             store.clone(),
-            Audit::start(store, keys, crate::audit::AuditOptions::default()),
+            Audit::start(store, keys, &crate::audit::AuditOptions::default()),
         );
         scope.load().await?;
         Ok(scope)

@@ -6,7 +6,7 @@ use portcullis::audit::{AuditError, AuditEvent, Committed};
 use portcullis::store::Migration;
 use portcullis::{Database, ErrorKind};
 
-use crate::common::trail::{append_many, event, trail, writer};
+use crate::common::trail::{Place, append_many, event, trail, writer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_appends_leave_no_gap_and_no_duplicate() {
@@ -89,11 +89,14 @@ async fn a_duplicate_with_the_same_content_gets_the_same_place() {
         .with("invoice", "inv_1")
         .input(b"a request")
         .decision("allow");
-    let first = trail.audit.append(event.clone()).await.unwrap();
+    let first = trail.audit.append(event.clone()).await.unwrap().place();
     // By this writer and by another one.
-    assert_eq!(trail.audit.append(event.clone()).await, Ok(first));
+    assert_eq!(
+        trail.audit.append(event.clone()).await.unwrap().place(),
+        first
+    );
     let other = writer(&trail.test.database()).await;
-    assert_eq!(other.append(event.clone()).await, Ok(first));
+    assert_eq!(other.append(event.clone()).await.unwrap().place(), first);
     assert_eq!(trail.entries_of(&event).await, 1);
     trail.assert_whole().await;
 }
@@ -242,6 +245,7 @@ async fn a_group_stands_together_or_not_at_all() {
             let group = ["app.a", "app.b", "app.c"].map(event).to_vec();
             let ids: Vec<_> = group.iter().map(AuditEvent::id).collect();
             let placed = trail.audit.append_all(group).await.unwrap();
+            let placed: Vec<_> = placed.iter().map(Place::place).collect();
             assert_eq!(placed.iter().map(|c| c.id).collect::<Vec<_>>(), ids);
             for pair in placed.windows(2) {
                 assert_eq!(pair[0].chain_no, pair[1].chain_no);

@@ -8,7 +8,7 @@ use portcullis::audit::{AuditError, Receipt};
 use portcullis::store::StoreFault;
 
 use crate::common::proxy::Fault;
-use crate::common::trail::{append_many, event, trail, wired, writer};
+use crate::common::trail::{Place as _, append_many, event, trail, wired, writer};
 
 #[tokio::test]
 async fn f19_a_lost_acknowledgement_writes_once() {
@@ -16,10 +16,15 @@ async fn f19_a_lost_acknowledgement_writes_once() {
     trail.audit.append(event("app.before")).await.unwrap();
     proxy.inject(Fault::CutAfterCommit);
     let cut = event("app.cut");
-    let place = trail.audit.append(cut.clone()).await.unwrap();
+    let place = trail.audit.append(cut.clone()).await.unwrap().place();
     assert!(proxy.spent());
     assert_eq!(trail.entries_of(&cut).await, 1);
-    let next = trail.audit.append(event("app.after")).await.unwrap();
+    let next = trail
+        .audit
+        .append(event("app.after"))
+        .await
+        .unwrap()
+        .place();
     assert_eq!((next.chain_no, next.seq), (place.chain_no, place.seq + 1));
     assert_eq!(proxy.appends(), 3, "nothing was sent twice");
     assert_eq!(trail.audit.stats().events, 3);
@@ -29,10 +34,15 @@ async fn f19_a_lost_acknowledgement_writes_once() {
 #[tokio::test]
 async fn f14_a_statement_that_never_arrived_is_sent_again() {
     let (trail, proxy) = wired(Duration::from_secs(20)).await;
-    let first = trail.audit.append(event("app.before")).await.unwrap();
+    let first = trail
+        .audit
+        .append(event("app.before"))
+        .await
+        .unwrap()
+        .place();
     proxy.inject(Fault::CutBeforeCommit);
     let cut = event("app.cut");
-    let place = trail.audit.append(cut.clone()).await.unwrap();
+    let place = trail.audit.append(cut.clone()).await.unwrap().place();
     assert!(proxy.spent());
     assert_eq!(
         (place.chain_no, place.seq),
@@ -104,17 +114,17 @@ async fn an_unreachable_database_is_said_and_recovered_from() {
 #[tokio::test]
 async fn a_paused_writer_is_fenced_and_claims_another_chain() {
     let trail = trail().await;
-    let mine = trail.audit.append(event("app.mine")).await.unwrap();
+    let mine = trail.audit.append(event("app.mine")).await.unwrap().place();
     trail.expire_leases().await;
     let other = writer(&trail.test.database()).await;
-    let theirs = other.append(event("app.theirs")).await.unwrap();
+    let theirs = other.append(event("app.theirs")).await.unwrap().place();
     assert_eq!(theirs.chain_no, mine.chain_no, "the lease had run out");
     // The paused writer wakes up.
     let fenced = event("app.fenced");
-    let place = trail.audit.append(fenced.clone()).await.unwrap();
+    let place = trail.audit.append(fenced.clone()).await.unwrap().place();
     assert_ne!(place.chain_no, mine.chain_no);
     assert_eq!(trail.entries_of(&fenced).await, 1);
-    let next = other.append(event("app.theirs")).await.unwrap();
+    let next = other.append(event("app.theirs")).await.unwrap().place();
     assert_eq!((next.chain_no, next.seq), (theirs.chain_no, theirs.seq + 1));
     trail.assert_whole().await;
 }
@@ -122,11 +132,11 @@ async fn a_paused_writer_is_fenced_and_claims_another_chain() {
 #[tokio::test]
 async fn a_higher_epoch_fences_even_the_same_holder() {
     let trail = trail().await;
-    let mine = trail.audit.append(event("app.mine")).await.unwrap();
+    let mine = trail.audit.append(event("app.mine")).await.unwrap().place();
     trail
         .run("UPDATE portcullis.chains SET epoch = epoch + 1")
         .await;
-    let next = trail.audit.append(event("app.next")).await.unwrap();
+    let next = trail.audit.append(event("app.next")).await.unwrap().place();
     assert_ne!(next.chain_no, mine.chain_no);
     trail.assert_whole().await;
 }
@@ -134,13 +144,18 @@ async fn a_higher_epoch_fences_even_the_same_holder() {
 #[tokio::test]
 async fn a_chain_that_was_set_back_is_stopped_and_nothing_is_written_twice() {
     let trail = trail().await;
-    let first = trail.audit.append(event("app.first")).await.unwrap();
+    let first = trail
+        .audit
+        .append(event("app.first"))
+        .await
+        .unwrap()
+        .place();
     // A restore that lost commits: the head is older than what was acknowledged.
     trail
         .run("UPDATE portcullis.chains SET head_mac = decode(repeat('ab', 32), 'hex'), next_seq = next_seq - 1")
         .await;
     let next = event("app.next");
-    let place = trail.audit.append(next.clone()).await.unwrap();
+    let place = trail.audit.append(next.clone()).await.unwrap().place();
     assert_ne!(place.chain_no, first.chain_no);
     assert_eq!(place.seq, 2, "after the genesis of a fresh chain");
     assert_eq!(trail.entries_of(&next).await, 1);
@@ -153,14 +168,19 @@ async fn a_chain_that_was_set_back_is_stopped_and_nothing_is_written_twice() {
     // Nobody ever claims it again.
     trail.expire_leases().await;
     let other = writer(&trail.test.database()).await;
-    let theirs = other.append(event("app.theirs")).await.unwrap();
+    let theirs = other.append(event("app.theirs")).await.unwrap().place();
     assert_eq!(theirs.chain_no, place.chain_no);
 }
 
 #[tokio::test]
 async fn a_chain_whose_head_alone_was_set_back_is_stopped() {
     let trail = trail().await;
-    let first = trail.audit.append(event("app.first")).await.unwrap();
+    let first = trail
+        .audit
+        .append(event("app.first"))
+        .await
+        .unwrap()
+        .place();
     trail.audit.append(event("app.second")).await.unwrap();
     trail.audit.shutdown().await;
     // The entries past it are still there: the next writer to claim it finds them.
@@ -172,7 +192,7 @@ async fn a_chain_whose_head_alone_was_set_back_is_stopped() {
         )
         .await;
     let other = writer(&trail.test.database()).await;
-    let place = other.append(event("app.third")).await.unwrap();
+    let place = other.append(event("app.third")).await.unwrap().place();
     assert_ne!(place.chain_no, first.chain_no);
     let stopped: bool =
         sqlx::query_scalar("SELECT stopped FROM portcullis.chains WHERE chain_no = 1")

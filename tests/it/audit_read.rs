@@ -134,7 +134,7 @@ async fn an_entry_comes_back_as_it_was_logged() {
     let at = Timestamp::from_micros(1_767_225_600_000_001);
     let event = rich(&me, 7, Some(parent)).occurred(at);
     let id = event.id();
-    let committed = audit.append(event).await.unwrap();
+    let committed = *audit.append(event).await.unwrap().committed().unwrap();
     let entry = audit.event(id).await.unwrap().unwrap();
     assert_eq!(
         (entry.id, entry.chain_no, entry.seq),

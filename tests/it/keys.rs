@@ -104,7 +104,7 @@ async fn f21_rotation_works_on_a_clean_install() {
     let rotated = audit.rotate(2, Rotation::Planned).await.unwrap();
     assert_eq!((rotated.to, rotated.chains), (2, 0));
     let first = audit.append(event()).await.unwrap();
-    let entry = audit.event(first.id).await.unwrap().unwrap();
+    let entry = audit.event(first.id()).await.unwrap().unwrap();
     assert_eq!(entry.key_id, 2);
     keyed.assert_clean(&[1, 2]).await;
 
@@ -117,6 +117,7 @@ async fn f21_rotation_works_on_a_clean_install() {
     let rotated = audit.rotate(2, Rotation::Planned).await.unwrap();
     assert_eq!((rotated.to, rotated.chains), (2, 1));
     let second = audit.append(event()).await.unwrap();
+    let (first, second) = (first.committed().unwrap(), second.committed().unwrap());
     assert_eq!(second.chain_no, first.chain_no, "the same chain goes on");
     assert_eq!(second.seq, first.seq + 3, "after the two entries");
     let report = audit.verify_all().await.unwrap();
@@ -195,9 +196,9 @@ async fn a_process_that_has_both_keys_goes_on_by_itself() {
     assert_eq!(a.stats().lost, 0);
 
     // Content is recognised on both sides of the rotation, by whoever has both keys.
-    let first = a.event(first.id).await.unwrap().unwrap();
-    let under_way = a.event(under_way.id).await.unwrap().unwrap();
-    let second = a.event(second.id).await.unwrap().unwrap();
+    let first = a.event(first.id()).await.unwrap().unwrap();
+    let under_way = a.event(under_way.id()).await.unwrap().unwrap();
+    let second = a.event(second.id()).await.unwrap().unwrap();
     assert_eq!((first.key_id, under_way.key_id, second.key_id), (1, 2, 2));
     assert_eq!(first.input_hash, under_way.input_hash);
     assert_ne!(first.input_hash, second.input_hash);
@@ -258,7 +259,7 @@ async fn work(audit: Audit, stop: Arc<AtomicBool>) -> (Vec<portcullis::EventId>,
     let mut done = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         match audit.append(event().input(b"in")).await {
-            Ok(at) => done.push(at.id),
+            Ok(at) => done.push(at.id()),
             Err(AuditError::KeyNotHeld { .. }) => return (done, true),
             Err(other) => panic!("{other}"),
         }

@@ -21,6 +21,7 @@ mod cli;
 mod common;
 mod cost;
 mod cost_kill;
+mod journal;
 mod keys;
 #[cfg(test)]
 mod openai;

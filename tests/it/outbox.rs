@@ -411,7 +411,7 @@ async fn a_repeated_event_is_recorded_once_and_a_reused_id_is_refused_alone() {
     );
     // Recorded live again, it is where it stands.
     let place = trail.audit.append(queued.clone()).await.unwrap();
-    assert_eq!(place.id, queued.id());
+    assert_eq!(place.id(), queued.id());
     assert_eq!(trail.audit.stats().lost, 0);
     trail.assert_whole().await;
     trail.assert_clean().await;

@@ -11,7 +11,7 @@ pub(super) const MAX_FINDINGS: usize = 1_000;
 /// The most unproved ranges that are kept; the rest is counted.
 const MAX_RANGES: usize = 1_000;
 
-/// What kind of thing is wrong. `Signature`, `Checkpoint` and `Journal`
+/// What kind of thing is wrong. `Signature` and `Checkpoint`
 /// join with the parts of the trail that they are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -38,6 +38,8 @@ pub enum FindingClass {
     Encoding,
     /// The entry was recorded earlier than the one before it.
     Time,
+    /// A line of a journal is not what was written there, or lines are gone.
+    Journal,
 }
 
 impl FindingClass {
@@ -55,6 +57,7 @@ impl FindingClass {
             Self::Rotation => "rotation",
             Self::Encoding => "encoding",
             Self::Time => "time",
+            Self::Journal => "journal",
         }
     }
 }

@@ -187,6 +187,6 @@ fn row<'r>(place: Place<'r>, head: &Head, draft: &'r Draft) -> Row<'r> {
 
 /// The ids of all drafts of `groups`.
 pub(super) fn ids(groups: &[Group]) -> Vec<Uuid> {
-    let drafts = groups.iter().flat_map(|group| &group.drafts);
+    let drafts = groups.iter().flat_map(|group| group.drafts.iter());
     drafts.map(|draft| draft.id.as_uuid()).collect()
 }

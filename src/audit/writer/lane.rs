@@ -47,7 +47,7 @@ enum Step {
 }
 
 pub(super) struct Lane<'s> {
-    pub(super) shared: &'s Shared,
+    pub(super) shared: &'s Arc<Shared>,
     pub(super) holder: Uuid,
     pub(super) limit: Duration,
     pub(super) connection: Option<PgConnection>,
@@ -61,7 +61,7 @@ pub(super) struct Lane<'s> {
 }
 
 impl<'s> Lane<'s> {
-    pub(super) fn new(shared: &'s Shared) -> Self {
+    pub(super) fn new(shared: &'s Arc<Shared>) -> Self {
         Self {
             shared,
             holder: Uuid::now_v7(),
@@ -117,7 +117,7 @@ impl<'s> Lane<'s> {
             }
         }
         let puzzled = StoreError::new(APPEND, StoreFault::Aborted);
-        give_up(attempt.groups, &puzzled, &self.shared.stats);
+        give_up(attempt.groups, &puzzled, self.shared);
         Vec::new()
     }
 
@@ -134,20 +134,29 @@ impl<'s> Lane<'s> {
     async fn fail(&mut self, attempt: &mut Attempt, failure: Failure) {
         if let Fault::Locked(locked) = failure.fault {
             let groups = std::mem::take(&mut attempt.groups);
-            refuse(groups, &locked.into(), &self.shared.stats);
+            refuse(groups, &locked.into(), self.shared);
             return;
         }
-        if failure.fault == Fault::Refused {
+        if matches!(failure.fault, Fault::Refused | Fault::Poison) {
             let groups = std::mem::take(&mut attempt.groups);
-            give_up(groups, &failure.error, &self.shared.stats);
+            if failure.fault == Fault::Poison {
+                refuse(groups, &failure.error.into(), self.shared);
+            } else {
+                give_up(groups, &failure.error, self.shared);
+            }
             return;
         }
         // The callers stop waiting at the limit; they should hear why before that.
         let limit = self.limit * 9 / 10;
         let unsent = self.connection.is_none() && !attempt.sent;
-        let patience = if unsent { limit.min(PATIENCE) } else { limit };
+        let patience = match unsent {
+            // That it is away is known: whoever waits only loses time.
+            true if self.shared.outage.is_known() => Duration::ZERO,
+            true => limit.min(PATIENCE),
+            false => limit,
+        };
         let gone = expired(&mut attempt.groups, patience);
-        give_up(gone, &failure.error, &self.shared.stats);
+        give_up(gone, &failure.error, self.shared);
         if !attempt.groups.is_empty() {
             tracing::debug!(error = %failure.error, "trying an audit batch again");
         }
@@ -213,6 +222,7 @@ impl<'s> Lane<'s> {
                 chain.head = batch.to;
                 chain.doubt = None;
                 shared.stats.batch(written);
+                shared.outage.note(chain.no, &batch.to);
                 return Ok(Step::Done);
             }
             // The head is not where we believe it to be, or the chain is not ours: find out.
@@ -237,10 +247,7 @@ impl<'s> Lane<'s> {
                 Ok(Step::Again)
             }
             Fault::Poison if attempt.groups.len() > 1 => Ok(Step::Apart),
-            Fault::Poison => Err(Failure {
-                fault: Fault::Refused,
-                ..failure
-            }),
+            Fault::Poison => Err(failure),
             Fault::Refused => {
                 self.connection = None;
                 Err(failure)

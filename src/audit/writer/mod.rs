@@ -2,31 +2,46 @@
 
 mod batch;
 mod chain;
+mod drain;
 mod key;
 mod lane;
 mod mover;
+mod outage;
 mod outcome;
 mod queue;
+mod recover;
+mod report;
+mod spill;
+mod stats;
+mod tally;
 #[cfg(test)]
 #[cfg(feature = "embedded")]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU32;
 
 use arc_swap::ArcSwap;
 use sqlx::PgConnection;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify};
 
+pub(super) use self::queue::{Reply, Taken};
+pub use self::report::{DrainReport, JournalFinding};
+pub use self::stats::AuditStats;
+
+use self::drain::Drainer;
 use self::lane::Lane;
 pub use self::mover::Moved;
 use self::mover::Mover;
-use self::queue::{Group, Pushed, Queue, Reply, Stage};
+use self::outage::Outage;
+use self::queue::{Group, Pushed, Queue, Stage};
+use self::stats::Stats;
+use super::AuditOptions;
 use super::error::AuditError;
+use super::journal::{Context, Journal, JournalError};
 use super::keys::{AuditKeys, MacKey, Purpose};
-use super::model::{AuditEvent, Committed, Draft};
+use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed};
 use crate::ids::EventId;
 use crate::store::{Store, StoreError, StoreFault};
 
@@ -55,6 +70,12 @@ struct Shared {
     queue: Queue,
     stats: Stats,
     mover: Mover,
+    evidence: Evidence,
+    journal: Option<Journal>,
+    outage: Outage,
+    drainer: Mutex<Drainer>,
+    /// Ends the draining in the background.
+    stop: Notify,
     /// Where lanes run: events may be handed over from threads that are in no runtime.
     runtime: Option<Handle>,
 }
@@ -69,7 +90,8 @@ struct Keys {
 }
 
 impl Writer {
-    pub(super) fn start(store: Store, keys: &AuditKeys) -> Self {
+    pub(super) fn start(store: Store, keys: &AuditKeys, options: &AuditOptions) -> Self {
+        let journal = Journal::new(&options.journal, Context::new(&store, keys));
         let tenant = store.tenant();
         let current = Keys {
             key_id: keys.key_id(),
@@ -85,26 +107,45 @@ impl Writer {
             queue: Queue::new(),
             stats: Stats::default(),
             mover: Mover::default(),
+            evidence: options.evidence,
+            journal,
+            outage: Outage::none(),
+            drainer: Mutex::default(),
+            stop: Notify::new(),
             runtime: Handle::try_current().ok(),
         };
         let shared = Arc::new(shared);
         shared.watch_outbox();
+        recover::start(&shared);
         Self {
             last: Arc::new(Last { shared }),
         }
     }
 
-    /// Appends `events` in one batch and waits for the commit, but not past the deadline.
+    /// Makes sure, in spooled mode, that there can be a journal.
+    pub(super) async fn prepare(&self) -> Result<(), JournalError> {
+        let shared = &self.last.shared;
+        match (&shared.journal, shared.evidence) {
+            (Some(journal), Evidence::Spooled) => journal.prepare().await,
+            (None, Evidence::Spooled) => Err(JournalError::Disk(std::io::ErrorKind::NotFound)),
+            (_, Evidence::Durable) => Ok(()),
+        }
+    }
+
+    /// Appends `events` in one batch and waits until they are durable, but not past the deadline.
     pub(super) async fn append(
         &self,
         events: Vec<AuditEvent>,
-    ) -> Result<Vec<Committed>, AuditError> {
+    ) -> Result<Vec<Recorded>, AuditError> {
         let shared = &self.last.shared;
         let drafts = shared.seal(events)?;
         if drafts.is_empty() {
             return Ok(Vec::new());
         }
-        shared.commit(drafts).await
+        if !shared.queue.is_open() {
+            return Err(AuditError::Closed);
+        }
+        shared.record(&Arc::new(Sealed::new(drafts))).await
     }
 
     /// Queues `event` in the transaction of `connection`.
@@ -124,10 +165,9 @@ impl Writer {
     /// Hands `event` over without waiting for anything.
     pub(super) fn append_detached(&self, event: AuditEvent) {
         let shared = &self.last.shared;
-        let handed_over = shared.seal(vec![event]).and_then(|drafts| {
-            shared.queue.try_room()?;
-            shared.push(drafts, None)
-        });
+        let handed_over = shared
+            .seal(vec![event])
+            .and_then(|drafts| shared.record_detached(&Arc::new(Sealed::new(drafts))));
         if let Err(error) = handed_over {
             shared.stats.lose(1);
             tracing::warn!(%error, "an audit event was lost");
@@ -144,6 +184,11 @@ impl Writer {
         self.last.shared.adopt(key_id);
     }
 
+    /// Brings what is in journals into the trail.
+    pub(super) async fn drain(&self) -> Result<DrainReport, AuditError> {
+        recover::drain(&self.last.shared).await
+    }
+
     /// Takes no more events, appends those that are queued, and gives the chains back.
     pub(super) async fn shutdown(&self) {
         let shared = &self.last.shared;
@@ -153,28 +198,29 @@ impl Writer {
         {
             tracing::debug!(%error, "events are left in the outbox; they are moved by another process, or at the next start");
         }
+        recover::finish(shared).await;
         shared.queue.drain().await;
         shared.mover.ring();
+        if let Some(journal) = &shared.journal {
+            journal.flush().await;
+            let left = journal.ledger().counts().depth;
+            if left > 0 {
+                tracing::warn!(
+                    events = left,
+                    "audit events remain in the journal; the next start drains it"
+                );
+            }
+        }
     }
 
     pub(super) fn stats(&self) -> AuditStats {
-        let shared = &self.last.shared;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        AuditStats {
-            batches: read(&shared.stats.batches),
-            statements: read(&shared.stats.statements),
-            events: read(&shared.stats.events),
-            lost: read(&shared.stats.lost),
-            lanes: shared.queue.alive(),
-            waiting: shared.queue.waiting(),
-            moved: read(&shared.mover.moved),
-            outbox_refused: read(&shared.mover.refused),
-        }
+        self.last.shared.stats()
     }
 }
 
 impl Drop for Last {
     fn drop(&mut self) {
+        self.shared.stop.notify_one();
         let lost = self.shared.queue.abandon();
         self.shared.mover.ring();
         if lost > 0 {
@@ -204,30 +250,8 @@ impl Shared {
         Ok(drafts)
     }
 
-    /// Appends `drafts` in one batch and waits for the commit, but not past the deadline.
-    async fn commit(self: &Arc<Self>, drafts: Vec<Draft>) -> Result<Vec<Committed>, AuditError> {
-        let deadline = self.store.deadline();
-        let queued = async {
-            self.queue.wait_for_room().await?;
-            let (reply, answer) = oneshot::channel();
-            self.push(drafts, Some(reply))?;
-            Ok::<_, AuditError>(answer)
-        };
-        let started = tokio::time::Instant::now();
-        let answer = match timeout(deadline, queued).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(AuditError::Overloaded),
-        };
-        match timeout(deadline.saturating_sub(started.elapsed()), answer).await {
-            Ok(Ok(answer)) => answer,
-            // The lane died with its runtime.
-            Ok(Err(_)) => Err(AuditError::Closed),
-            Err(_) => Err(StoreError::timed_out("append to the audit trail").into()),
-        }
-    }
-
-    fn push(self: &Arc<Self>, drafts: Vec<Draft>, reply: Option<Reply>) -> Result<(), AuditError> {
-        match self.queue.push(Group::new(drafts, reply))? {
+    fn push(self: &Arc<Self>, group: Group) -> Result<(), AuditError> {
+        match self.queue.push(group)? {
             Pushed::Taken => Ok(()),
             Pushed::StartLane => self.start_lane(),
         }
@@ -279,52 +303,4 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.shared.queue.ended(self.stage);
     }
-}
-
-/// What was done so far.
-#[derive(Debug, Default)]
-struct Stats {
-    batches: AtomicU64,
-    statements: AtomicU64,
-    events: AtomicU64,
-    lost: AtomicU64,
-}
-
-impl Stats {
-    fn statement(&self) {
-        self.statements.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn batch(&self, events: u64) {
-        self.batches.fetch_add(1, Ordering::Relaxed);
-        self.events.fetch_add(events, Ordering::Relaxed);
-    }
-
-    fn lose(&self, events: usize) {
-        let events = u64::try_from(events).unwrap_or(u64::MAX);
-        self.lost.fetch_add(events, Ordering::Relaxed);
-    }
-}
-
-/// What the audit writer of this process has done since it was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AuditStats {
-    /// Batches that were committed.
-    pub batches: u64,
-    /// Round trips to the database, connecting and claiming included.
-    pub statements: u64,
-    /// Events that were committed.
-    pub events: u64,
-    /// Events that were handed over and could not be committed. Each was warned of.
-    pub lost: u64,
-    /// Chains and connections in use.
-    pub lanes: usize,
-    /// Events that are queued or on their way.
-    pub waiting: usize,
-    /// Events of [`append_in_tx`](super::Audit::append_in_tx), of any process, that were moved from
-    /// the outbox into the trail.
-    pub moved: u64,
-    /// Rows that lay in the outbox at the last look and are not as we write them. Each was warned of.
-    pub outbox_refused: u64,
 }

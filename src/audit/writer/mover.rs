@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::Shared;
+use super::drain::push;
+use super::outcome::is_poison;
 use crate::audit::error::AuditError;
 use crate::audit::keys::Purpose;
 use crate::audit::model::{AuditEvent, Draft};
@@ -166,7 +168,7 @@ impl Shared {
                 continue;
             }
             let drafts = part.iter().map(|ours| ours.draft.clone()).collect();
-            match self.commit(drafts).await {
+            match push(self, drafts).await {
                 Ok(_) => {
                     moved += part.len() as u64;
                     self.clear_recorded(&part).await?;
@@ -181,7 +183,7 @@ impl Shared {
                     });
                     parts.push(part);
                 }
-                Err(AuditError::Store(error)) if is_of_a_row(&error) => {
+                Err(AuditError::Store(error)) if is_poison(&error) => {
                     let half = part.split_off(part.len() / 2);
                     match half.as_slice() {
                         [alone] if part.is_empty() => refuse(alone.place, Unfit::Refused),
@@ -225,13 +227,6 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// Whether the database refused a value, and not the statement: 22 a value, 23 a constraint, 54 too
-/// large for an index.
-fn is_of_a_row(error: &StoreError) -> bool {
-    let class = error.sqlstate().and_then(|code| code.get(..2));
-    class.is_some_and(|class| ["22", "23", "54"].contains(&class))
 }
 
 /// Looks into the outbox until the writer is closed.

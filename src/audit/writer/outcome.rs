@@ -1,10 +1,12 @@
 //! What an error means for what was sent, and what becomes of groups that cannot be committed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Shared;
 use super::queue::Group;
-use super::{Shared, Stats};
 use crate::audit::error::AuditError;
+use crate::audit::journal::Answer;
 use crate::audit::keys::{Purpose, Tag};
 use crate::audit::model::Draft;
 use crate::audit::rotate::Locked;
@@ -51,15 +53,7 @@ impl Failure {
             (StoreFault::Aborted, _) => Fault::Aborted,
             (_, Some(UNIQUE_VIOLATION)) if constraint == Some(EVENT_ID_KEY) => Fault::Duplicate,
             (_, Some(UNIQUE_VIOLATION)) => Fault::Occupied,
-            // 22 a value, 23 a constraint, 54 too large for an index.
-            (fault, Some(code))
-                if fault != StoreFault::Unreachable
-                    && ["22", "23", "54"]
-                        .iter()
-                        .any(|class| code.starts_with(class)) =>
-            {
-                Fault::Poison
-            }
+            _ if is_poison(&stored) => Fault::Poison,
             // A server that shuts down may say so after the commit.
             (StoreFault::Unreachable, _) | (_, None) => Fault::Lost,
             _ => Fault::Refused,
@@ -97,28 +91,41 @@ impl Failure {
     }
 }
 
-/// Answers `groups` with an error that no waiting would mend.
-pub(super) fn refuse(groups: Vec<Group>, error: &AuditError, stats: &Stats) {
-    let events: usize = groups.iter().map(|group| group.drafts.len()).sum();
-    tracing::error!(events, %error, "audit events were refused");
-    stats.lose(events);
-    for group in groups {
-        group.answer(Err(error.clone()));
+/// Whether the database does not take what a row holds: 22 a value, 23 a constraint, 54 too large for
+/// an index.
+pub(super) fn is_poison(error: &StoreError) -> bool {
+    error.fault() != StoreFault::Unreachable
+        && error.sqlstate().is_some_and(|code| {
+            ["22", "23", "54"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        })
+}
+
+/// The one place that decides what becomes of events that could not be committed: they are kept
+/// elsewhere, or the journal takes them now; without one they are lost.
+pub(super) fn give_up(groups: Vec<Group>, error: &StoreError, shared: &Arc<Shared>) {
+    for mut group in groups {
+        if group.kept {
+            group.answer(Err(AuditError::Store(error.clone())));
+        } else if let Some(journal) = &shared.journal {
+            let answer = group.reply.take().map_or(Answer::Nobody, Answer::Queue);
+            shared.spill(journal, &group.drafts, answer, Some(error));
+        } else {
+            refuse(vec![group], &error.clone().into(), shared);
+        }
     }
 }
 
-/// The one place that decides what becomes of events that could not be committed.
-pub(super) fn give_up(groups: Vec<Group>, error: &StoreError, stats: &Stats) {
-    if groups.is_empty() {
-        return;
-    }
-    let events: usize = groups.iter().map(Group::at_stake).sum();
-    if events > 0 {
-        tracing::warn!(events, %error, "audit events could not be committed");
-        stats.lose(events);
-    }
+/// Answers `groups` with an error that no waiting would mend.
+pub(super) fn refuse(groups: Vec<Group>, error: &AuditError, shared: &Shared) {
     for group in groups {
-        group.answer(Err(AuditError::Store(error.clone())));
+        if !group.kept {
+            let events = group.drafts.len();
+            tracing::error!(events, %error, "audit events could not be committed");
+            shared.stats.lose(events);
+        }
+        group.answer(Err(error.clone()));
     }
 }
 

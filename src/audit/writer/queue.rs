@@ -5,14 +5,14 @@
 //! while a lane commits, the next batch gathers.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::audit::error::AuditError;
-use crate::audit::model::{Committed, Draft};
+use crate::audit::model::{Committed, Draft, Journalled, Sealed};
 
 /// The most groups that wait; callers past it wait themselves.
 const CAPACITY: usize = 8_192;
@@ -29,12 +29,24 @@ const LAST_IDLE: Duration = Duration::from_mins(1);
 const EXTRA_IDLE: Duration = Duration::from_secs(10);
 
 /// Who waits for a group's answer.
-pub(super) type Reply = oneshot::Sender<Result<Vec<Committed>, AuditError>>;
+pub(in crate::audit) type Reply = oneshot::Sender<Result<Taken, AuditError>>;
+
+/// What became of a group.
+#[derive(Debug)]
+pub(in crate::audit) enum Taken {
+    /// It is committed.
+    Placed(Vec<Placed>),
+    /// It is in the journal.
+    Journalled(Vec<Journalled>),
+}
 
 /// Events that go into one batch next to each other, or not at all.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub(super) drafts: Vec<Draft>,
+    pub(super) drafts: Arc<Sealed>,
+    /// In the journal or the outbox already, or nothing that happened: if it cannot be committed,
+    /// nothing is lost, and it is not for the journal.
+    pub(super) kept: bool,
     /// One for each draft.
     pub(super) placed: Vec<Placed>,
     pub(super) queued: Instant,
@@ -44,14 +56,14 @@ pub(super) struct Group {
 
 /// Where a draft will stand, or stands already.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
-    pub(super) at: Committed,
+pub(in crate::audit) struct Placed {
+    pub(in crate::audit) at: Committed,
     /// Found on record: it is not written again.
-    pub(super) on_record: bool,
+    pub(in crate::audit) on_record: bool,
 }
 
 impl Group {
-    pub(super) fn new(drafts: Vec<Draft>, reply: Option<Reply>) -> Self {
+    pub(super) fn new(drafts: Arc<Sealed>, reply: Option<Reply>) -> Self {
         let nowhere = |draft: &Draft| Placed {
             at: Committed {
                 id: draft.id,
@@ -63,22 +75,25 @@ impl Group {
         Self {
             placed: drafts.iter().map(nowhere).collect(),
             drafts,
+            kept: false,
             queued: Instant::now(),
             reply,
         }
     }
 
-    /// How many events are lost if the group is given up: those of the outbox stay there.
-    pub(super) fn at_stake(&self) -> usize {
-        let lost = |draft: &&Draft| draft.ingest.place().is_none();
-        self.drafts.iter().filter(lost).count()
+    /// Events that are kept in the journal or the outbox, or none, to see whether the store takes
+    /// them.
+    pub(super) fn kept(drafts: Arc<Sealed>, reply: Reply) -> Self {
+        Self {
+            kept: true,
+            ..Self::new(drafts, Some(reply))
+        }
     }
 
     pub(super) fn answer(self, answer: Result<(), AuditError>) {
         if let Some(reply) = self.reply {
-            let places = || self.placed.iter().map(|placed| placed.at).collect();
             // Who stopped waiting does not need it.
-            let _ = reply.send(answer.map(|()| places()));
+            let _ = reply.send(answer.map(|()| Taken::Placed(self.placed)));
         }
     }
 }
@@ -358,7 +373,10 @@ impl Queue {
     pub(super) fn abandon(&self) -> usize {
         let mut inner = self.lock();
         inner.door = Door::Abandoned;
-        let lost = inner.groups.iter().map(Group::at_stake).sum();
+        let lost = {
+            let at_stake = inner.groups.iter().filter(|group| !group.kept);
+            at_stake.map(|group| group.drafts.len()).sum()
+        };
         inner.groups.clear();
         inner.queued = 0;
         drop(inner);

@@ -32,7 +32,7 @@ async fn trail(keys: &AuditKeys) -> (TestDatabase, PgPool, Arc<ManualClock>, Aud
         test,
         pool,
         clock,
-        Audit::start(store, keys.clone(), AuditOptions::default()),
+        Audit::start(store, keys.clone(), &AuditOptions::default()),
     )
 }
 
@@ -164,9 +164,14 @@ async fn recorded_never_runs_backwards_within_a_chain() {
 async fn an_event_repeated_later_is_the_same_event() {
     let (_test, _pool, clock, audit) = trail(&keys()).await;
     let once = event("app.once");
-    let first = audit.append(once.clone()).await.unwrap();
+    let first = *audit
+        .append(once.clone())
+        .await
+        .unwrap()
+        .committed()
+        .unwrap();
     clock.advance(Duration::from_mins(1));
-    assert_eq!(audit.append(once).await, Ok(first));
+    assert_eq!(audit.append(once).await.unwrap().committed(), Some(&first));
 }
 
 #[tokio::test]
@@ -179,13 +184,28 @@ async fn a_chain_can_be_claimed_once_its_lease_has_run_out_and_not_before() {
         clock.clone(),
         Duration::from_secs(5),
     );
-    let mine = audit.append(event("app.mine")).await.unwrap();
+    let mine = *audit
+        .append(event("app.mine"))
+        .await
+        .unwrap()
+        .committed()
+        .unwrap();
     clock.advance(Duration::from_secs(89));
-    let second = Audit::start(store.clone(), keys.clone(), AuditOptions::default());
-    let place = second.append(event("app.second")).await.unwrap();
+    let second = Audit::start(store.clone(), keys.clone(), &AuditOptions::default());
+    let place = *second
+        .append(event("app.second"))
+        .await
+        .unwrap()
+        .committed()
+        .unwrap();
     assert_ne!(place.chain_no, mine.chain_no);
     clock.advance(Duration::from_secs(2));
-    let third = Audit::start(store, keys, AuditOptions::default());
-    let place = third.append(event("app.third")).await.unwrap();
+    let third = Audit::start(store, keys, &AuditOptions::default());
+    let place = *third
+        .append(event("app.third"))
+        .await
+        .unwrap()
+        .committed()
+        .unwrap();
     assert_eq!(place.chain_no, mine.chain_no);
 }

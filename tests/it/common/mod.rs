@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod journal;
 pub(crate) mod openai_gate;
 pub(crate) mod openai_server;
 pub(crate) mod proxy;

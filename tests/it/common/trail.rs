@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis::audit::{Audit, AuditEvent, AuditKeys, Committed};
+use portcullis::audit::{Audit, AuditEvent, AuditKeys, Committed, JournalSettings, Recorded};
 use portcullis::store::TestDatabase;
 use portcullis::{AgentId, Database, Principal, Secret, TenantId};
 use sqlx::PgPool;
@@ -34,13 +34,30 @@ pub(crate) async fn trail() -> Trail {
     Trail { test, pool, audit }
 }
 
-/// A trail whose writer's connections go through a proxy, with a deadline of its own.
+/// A trail whose writer's connections go through a proxy, with a deadline of its own and no journal.
 pub(crate) async fn wired(deadline: Duration) -> (Trail, Proxy) {
+    wired_with(deadline, JournalSettings::off()).await
+}
+
+pub(crate) async fn wired_with(deadline: Duration, journal: JournalSettings) -> (Trail, Proxy) {
     let mut trail = trail().await;
     let proxy = Proxy::before(&trail.test.options()).await;
     let through = Database::options(proxy.options()).statement_timeout(deadline);
-    trail.audit = writer(&through).await;
+    trail.audit = Audit::open_with(&through, keys(), TenantId::single(), journal)
+        .await
+        .unwrap();
     (trail, proxy)
+}
+
+/// Where an event stands that must be committed by now.
+pub(crate) trait Place {
+    fn place(&self) -> Committed;
+}
+
+impl Place for Recorded {
+    fn place(&self) -> Committed {
+        *self.committed().expect("committed")
+    }
 }
 
 pub(crate) fn me() -> Principal {
@@ -121,7 +138,7 @@ pub(crate) async fn append_many(audit: &Audit, tasks: usize, each: usize) -> Vec
                 let mut done = Vec::with_capacity(each);
                 for n in 0..each {
                     let event = event("app.many").with("task", task).with("n", n);
-                    done.push(audit.append(event).await.unwrap());
+                    done.push(audit.append(event).await.unwrap().place());
                 }
                 done
             })

@@ -1,14 +1,17 @@
 //! The queue by itself: no database, and the clock stands still until a test moves it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BATCH, CAPACITY, EXTRA_IDLE, FOUR_LANES, Group, LAST_IDLE, Pushed, Queue, TWO_LANES};
 use crate::audit::AuditError;
+use crate::audit::model::Sealed;
 
 /// One event of one caller, who does not wait.
 async fn push(queue: &Queue) -> Pushed {
     queue.wait_for_room().await.unwrap();
-    queue.push(Group::new(vec![draft()], None)).unwrap()
+    let sealed = Arc::new(Sealed::new(vec![draft()]));
+    queue.push(Group::new(sealed, None)).unwrap()
 }
 
 fn draft() -> crate::audit::model::Draft {

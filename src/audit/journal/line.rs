@@ -1,0 +1,393 @@
+//! The lines of a journal: what they say, and the bytes that their MAC covers. Normative.
+//!
+//! The MAC covers fields, not JSON text: the label, then the context that is not repeated in each
+//! line (tenant, database, journal, key), then the line's fields in the order below, each absent or
+//! length-prefixed as [`canon`](crate::canon) writes them, then the MAC of the line before. Each line
+//! repeats that one, so that a line can be checked though its neighbour is broken.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+
+use crate::audit::keys::{AuditKeys, MacKey, Purpose, Tag, sha256};
+use crate::audit::kind::Kind;
+use crate::audit::model::{Draft, Ingest, Origin, Signed};
+use crate::canon::{Fields, Metadata};
+use crate::ids::{AgentId, EventId, JournalId, ModelName, SessionId, UserId};
+use crate::store::Store;
+use crate::time::Timestamp;
+
+const LINE: &str = "portcullis/journal-line/v1";
+const HEADER: &str = "portcullis/journal-file/v1";
+const VERSION: u32 = 1;
+/// What the first line of a journal follows.
+pub(super) const FIRST: Tag = [0; 32];
+
+/// What all lines of one journal have in common, for those who write and who read it.
+#[derive(Debug)]
+pub(in crate::audit) struct Context {
+    pub(super) store: Store,
+    pub(in crate::audit) journal: JournalId,
+    keys: AuditKeys,
+    /// The one of them that the journal is written under: the current one when it was begun.
+    key_id: u32,
+    /// Which database the journal belongs to: one secret may serve several.
+    database: String,
+    key: MacKey,
+}
+
+impl Context {
+    pub(in crate::audit) fn new(store: &Store, keys: &AuditKeys) -> Self {
+        Self::of(store, keys, JournalId::new())
+    }
+
+    fn of(store: &Store, keys: &AuditKeys, journal: JournalId) -> Self {
+        let options = store.connect_options();
+        let name = options
+            .get_database()
+            .unwrap_or_else(|| options.get_username());
+        // Hashed, because names may be long and are nobody's business; no secret.
+        let database = sha256(name.as_bytes());
+        Self {
+            journal,
+            database: hex::encode(database.get(..8).unwrap_or_default()),
+            key: keys.derive(store.tenant(), Purpose::Journal),
+            key_id: keys.key_id(),
+            keys: keys.clone(),
+            store: store.clone(),
+        }
+    }
+
+    /// The same tenant and database, but the journal of somebody else.
+    pub(in crate::audit) fn for_journal(&self, journal: JournalId) -> Self {
+        Self::of(&self.store, &self.keys, journal)
+    }
+
+    /// The same under another of our keys, if it is one.
+    fn under(&self, key_id: u32) -> Option<Self> {
+        let key = self
+            .keys
+            .derive_under(key_id, self.store.tenant(), Purpose::Journal)?;
+        let mut other = Self::of(&self.store, &self.keys, self.journal);
+        (other.key_id, other.key) = (key_id, key);
+        Some(other)
+    }
+
+    fn begin(&self, label: &str, out: &mut Fields) {
+        out.restart(label);
+        out.present(self.store.tenant().as_str().as_bytes())
+            .present(self.database.as_bytes())
+            .present(self.journal.as_bytes())
+            .present(&self.key_id.to_be_bytes());
+    }
+
+    fn mac(&self, fields: &Fields, previous: &Tag) -> Tag {
+        // The previous MAC is a field too: present, 32 bytes long.
+        self.key
+            .tag(&[fields.as_bytes(), &[1, 0, 0, 0, 32], previous])
+    }
+}
+
+/// The first line of each file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header<'t> {
+    v: u32,
+    #[serde(borrow)]
+    journal: Cow<'t, str>,
+    segment: u32,
+    #[serde(borrow)]
+    tenant: Cow<'t, str>,
+    #[serde(borrow)]
+    database: Cow<'t, str>,
+    key: u32,
+    process: u32,
+    at: i64,
+    /// The line that comes first in the file.
+    first: u64,
+    #[serde(borrow)]
+    prev: Cow<'t, str>,
+    #[serde(borrow)]
+    mac: Cow<'t, str>,
+}
+
+/// Whether a file's first line makes it ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// It is, and goes on from this line and MAC.
+    Ours { first: u64, previous: Tag },
+    /// Another tenant's, another database's, or under another key.
+    Foreign,
+    /// It cannot be told from this line.
+    Unreadable,
+}
+
+impl Header<'_> {
+    pub(super) fn write(
+        context: &Context,
+        segment: u32,
+        first: u64,
+        previous: &Tag,
+        out: &mut Vec<u8>,
+    ) {
+        let mut header = Header {
+            v: VERSION,
+            journal: context.journal.to_string().into(),
+            segment,
+            tenant: context.store.tenant().as_str().into(),
+            database: context.database.as_str().into(),
+            key: context.key_id,
+            process: std::process::id(),
+            at: context.store.now().as_micros(),
+            first,
+            prev: hex::encode(previous).into(),
+            mac: "".into(),
+        };
+        let mac = context.mac(&header.fields(context), previous);
+        header.mac = hex::encode(mac).into();
+        push_line(&header, out);
+    }
+
+    fn fields(&self, context: &Context) -> Fields {
+        let mut fields = Fields::default();
+        context.begin(HEADER, &mut fields);
+        fields
+            .present(&self.v.to_be_bytes())
+            .present(&self.segment.to_be_bytes())
+            .present(&self.process.to_be_bytes())
+            .present(&self.at.to_be_bytes())
+            .present(&self.first.to_be_bytes());
+        fields
+    }
+
+    /// How to read a file that was begun before a rotation, or after one that we have not heard of.
+    pub(super) fn under_another_key(context: &Context, text: &[u8]) -> Option<Context> {
+        let header: Header<'_> = serde_json::from_slice(text).ok()?;
+        let other = context
+            .under(header.key)
+            .filter(|other| other.key_id != context.key_id)?;
+        matches!(Self::read(&other, text), Ownership::Ours { .. }).then_some(other)
+    }
+
+    pub(super) fn read(context: &Context, text: &[u8]) -> Ownership {
+        let Ok(header) = serde_json::from_slice::<Header<'_>>(text) else {
+            return Ownership::Unreadable;
+        };
+        let (Some(previous), Some(mac)) = (tag(&header.prev), tag(&header.mac)) else {
+            return Ownership::Unreadable;
+        };
+        let expected = context.mac(&header.fields(context), &previous);
+        if bool::from(expected.ct_eq(&mac)) && header.v == VERSION {
+            let first = header.first;
+            return Ownership::Ours { first, previous };
+        }
+        let ours = header.tenant == context.store.tenant().as_str()
+            && header.database == context.database
+            && header.key == context.key_id;
+        // With our names and another's MAC it may have been changed: its lines will tell.
+        if ours {
+            Ownership::Unreadable
+        } else {
+            Ownership::Foreign
+        }
+    }
+}
+
+/// An event as a line of a journal.
+#[derive(Clone, Debug)]
+pub(in crate::audit) struct Line {
+    pub(in crate::audit) seq: u64,
+    /// When it was written.
+    pub(in crate::audit) at: Timestamp,
+    pub(in crate::audit) previous: Tag,
+    pub(in crate::audit) mac: Tag,
+    /// Of `ingest` journal, with this line as its origin.
+    pub(in crate::audit) draft: Draft,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text<'t> {
+    seq: u64,
+    at: i64,
+    #[serde(borrow)]
+    id: Cow<'t, str>,
+    #[serde(borrow)]
+    kind: Cow<'t, str>,
+    occurred: i64,
+    /// Whether the caller said when.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    given: bool,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    session: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    agent: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    user: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    parent: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    model: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    input: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    output: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    decision: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    signer: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    signature: Option<Cow<'t, str>>,
+    /// The canonical text, as a string: these very bytes are covered.
+    #[serde(borrow)]
+    metadata: Cow<'t, str>,
+    #[serde(borrow)]
+    prev: Cow<'t, str>,
+    #[serde(borrow)]
+    mac: Cow<'t, str>,
+}
+
+impl Line {
+    /// Adds the line of `draft` to `out`; answers with its MAC.
+    pub(super) fn write(
+        context: &Context,
+        draft: &Draft,
+        (seq, at): (u64, Timestamp),
+        previous: &Tag,
+        fields: &mut Fields,
+        out: &mut Vec<u8>,
+    ) -> Tag {
+        encode(context, draft, seq, at, fields);
+        let mac = context.mac(fields, previous);
+        let hash = |tag: &Option<Tag>| tag.map(|tag| hex::encode(tag).into());
+        let signed = draft.signed.as_ref();
+        let text = Text {
+            seq,
+            at: at.as_micros(),
+            id: draft.id.to_string().into(),
+            kind: draft.kind.as_str().into(),
+            occurred: draft.occurred.as_micros(),
+            given: draft.occurred_given,
+            session: draft.session.as_ref().map(|id| id.as_str().into()),
+            agent: draft.agent.as_ref().map(|id| id.as_str().into()),
+            user: draft.user.as_ref().map(|id| id.as_str().into()),
+            parent: draft.parent.map(|id| id.to_string().into()),
+            model: draft.model.as_ref().map(|id| id.as_str().into()),
+            input: hash(&draft.input),
+            output: hash(&draft.output),
+            decision: draft.decision.as_deref().map(Cow::from),
+            signer: signed.map(|signed| hex::encode(signed.key).into()),
+            signature: signed.map(|signed| hex::encode(signed.signature).into()),
+            metadata: draft.metadata.as_str().into(),
+            prev: hex::encode(previous).into(),
+            mac: hex::encode(mac).into(),
+        };
+        push_line(&text, out);
+        mac
+    }
+
+    /// Reads a line; `None` if it is not one that we wrote.
+    pub(super) fn read(context: &Context, text: &[u8], fields: &mut Fields) -> Option<Self> {
+        let text: Text<'_> = serde_json::from_slice(text).ok()?;
+        let (previous, mac) = (tag(&text.prev)?, tag(&text.mac)?);
+        let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
+        let draft = draft(context, &text, mac)?;
+        encode(context, &draft, seq, at, fields);
+        let expected = context.mac(fields, &previous);
+        bool::from(expected.ct_eq(&mac)).then_some(Self {
+            seq,
+            at,
+            previous,
+            mac,
+            draft,
+        })
+    }
+}
+
+fn draft(context: &Context, text: &Text<'_>, mac: Tag) -> Option<Draft> {
+    let signed = match (&text.signer, &text.signature) {
+        (None, None) => None,
+        (Some(key), Some(signature)) => Some(Signed {
+            key: bytes(key)?,
+            signature: bytes(signature)?,
+        }),
+        _ => return None,
+    };
+    Some(Draft {
+        id: EventId::parse(&text.id).ok()?,
+        kind: Kind::parse(&text.kind)?,
+        occurred: Timestamp::from_micros(text.occurred),
+        occurred_given: text.given,
+        session: there(text.session.as_ref(), |t| SessionId::parse(t).ok())?,
+        agent: there(text.agent.as_ref(), |t| AgentId::parse(t).ok())?,
+        user: there(text.user.as_ref(), |t| UserId::parse(t).ok())?,
+        parent: there(text.parent.as_ref(), |t| EventId::parse(t).ok())?,
+        model: there(text.model.as_ref(), |t| ModelName::parse(t).ok())?,
+        input: there(text.input.as_ref(), tag)?,
+        output: there(text.output.as_ref(), tag)?,
+        // Not kept: an event that is recorded again is compared by the hashes that were made.
+        content: [None; 2],
+        decision: text.decision.as_ref().map(|t| t.clone().into_owned()),
+        metadata: Metadata::stored(text.metadata.clone().into_owned()),
+        signed,
+        ingest: Ingest::Journal(Origin {
+            journal: *context.journal.as_bytes(),
+            seq: text.seq,
+            mac,
+        }),
+    })
+}
+
+fn encode(context: &Context, draft: &Draft, seq: u64, at: Timestamp, out: &mut Fields) {
+    context.begin(LINE, out);
+    let signed = draft.signed.as_ref();
+    out.present(&seq.to_be_bytes())
+        .present(&at.as_micros().to_be_bytes())
+        .present(draft.id.as_bytes())
+        .present(draft.kind.as_str().as_bytes())
+        .present(&draft.occurred.as_micros().to_be_bytes())
+        .present(&[u8::from(draft.occurred_given)])
+        .text(draft.session.as_ref().map(AsRef::as_ref))
+        .text(draft.agent.as_ref().map(AsRef::as_ref))
+        .text(draft.user.as_ref().map(AsRef::as_ref))
+        .maybe(draft.parent.as_ref().map(|id| id.as_bytes().as_slice()))
+        .text(draft.model.as_ref().map(AsRef::as_ref))
+        .maybe(draft.input.as_ref().map(Tag::as_slice))
+        .maybe(draft.output.as_ref().map(Tag::as_slice))
+        .text(draft.decision.as_deref())
+        .maybe(signed.map(|signed| signed.key.as_slice()))
+        .maybe(signed.map(|signed| signed.signature.as_slice()))
+        .present(draft.metadata.as_str().as_bytes());
+}
+
+fn push_line(value: &impl Serialize, out: &mut Vec<u8>) {
+    let before = out.len();
+    // Strings, numbers and options always have a JSON text, and a buffer takes it.
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        out.truncate(before);
+    }
+    out.push(b'\n');
+}
+
+/// `Some(None)` if there is nothing, `None` if there is something that cannot be read.
+#[expect(
+    clippy::option_option,
+    reason = "absent, or there and unreadable: two different things"
+)]
+fn there<U>(text: Option<&Cow<'_, str>>, read: impl Fn(&str) -> Option<U>) -> Option<Option<U>> {
+    match text {
+        None => Some(None),
+        Some(text) => read(text).map(Some),
+    }
+}
+
+fn tag(text: &str) -> Option<Tag> {
+    bytes(text)
+}
+
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}

@@ -1,0 +1,314 @@
+//! The thread that writes: one owner of the file, one write and one sync for all who wait.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use tokio::sync::oneshot;
+
+use super::error::JournalError;
+use super::ledger::{Ledger, Segment};
+use super::line::{Context, FIRST, Header, Line};
+use super::settings::JournalSettings;
+use super::{Answer, Directory, Mode, Order};
+use crate::audit::error::AuditError;
+use crate::audit::keys::Tag;
+use crate::audit::model::Journalled;
+use crate::audit::writer::Taken;
+use crate::canon::Fields;
+
+/// About how many bytes are written at once.
+const BURST: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Write(Order),
+    /// Close the file if it is this one and ends here.
+    Close {
+        segment: u32,
+        len: u64,
+        answer: oneshot::Sender<bool>,
+    },
+    /// Sync what was written.
+    Flush(oneshot::Sender<()>),
+}
+
+/// The file being written.
+#[derive(Debug)]
+struct Active {
+    no: u32,
+    file: Arc<File>,
+    len: u64,
+    /// What of it is on the disk for certain.
+    synced: u64,
+}
+
+pub(super) struct Spool {
+    context: Arc<Context>,
+    directory: Directory,
+    segment: u64,
+    limit: u64,
+    ledger: Arc<Ledger>,
+    /// The next line, and what it follows.
+    seq: u64,
+    mac: Tag,
+    next_segment: u32,
+    active: Option<Active>,
+    /// Starts of outages that could not be written.
+    owed: Vec<Order>,
+    buffer: Vec<u8>,
+    fields: Fields,
+}
+
+impl Spool {
+    pub(super) fn new(
+        context: Arc<Context>,
+        directory: Directory,
+        settings: &JournalSettings,
+        ledger: Arc<Ledger>,
+    ) -> Self {
+        Self {
+            context,
+            directory,
+            segment: settings.segment_bytes(),
+            limit: settings.limit_bytes(),
+            ledger,
+            seq: 1,
+            mac: FIRST,
+            next_segment: 1,
+            active: None,
+            owed: Vec::new(),
+            buffer: Vec::new(),
+            fields: Fields::default(),
+        }
+    }
+
+    /// Serves until the last handle is gone, and what it had sent.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut orders = Vec::new();
+        while let Ok(first) = requests.recv() {
+            let mut next = Ok(first);
+            // Who asks while a sync is under way is answered by the next one.
+            loop {
+                match next {
+                    Ok(Request::Write(order)) => orders.push(order),
+                    Ok(other) => {
+                        self.serve(std::mem::take(&mut orders));
+                        self.manage(other);
+                    }
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+                next = requests.try_recv();
+            }
+            self.serve(std::mem::take(&mut orders));
+        }
+        self.sync();
+    }
+
+    fn manage(&mut self, request: Request) {
+        match request {
+            Request::Write(order) => self.serve(vec![order]),
+            Request::Close {
+                segment,
+                len,
+                answer,
+            } => {
+                let there = |active: &Active| active.no == segment && active.len == len;
+                let closes = self.active.as_ref().is_none_or(there);
+                if closes {
+                    self.abandon();
+                }
+                let _ = answer.send(closes);
+            }
+            Request::Flush(answer) => {
+                self.sync();
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    fn serve(&mut self, orders: Vec<Order>) {
+        if orders.is_empty() {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.owed);
+        all.extend(orders);
+        let mut all = all.into_iter().peekable();
+        while all.peek().is_some() {
+            let mut burst = Vec::new();
+            self.buffer.clear();
+            let before = (self.seq, self.mac);
+            let at = self.context.store.now();
+            while self.buffer.len() < BURST
+                && let Some(order) = all.next()
+            {
+                let first = self.seq;
+                for draft in order.events.iter() {
+                    self.mac = Line::write(
+                        &self.context,
+                        draft,
+                        (self.seq, at),
+                        &self.mac,
+                        &mut self.fields,
+                        &mut self.buffer,
+                    );
+                    self.seq = self.seq.saturating_add(1);
+                }
+                burst.push((order, first));
+            }
+            match self.write(before, &burst) {
+                Ok(()) => {
+                    for (order, first) in burst {
+                        self.acknowledge(order, first);
+                    }
+                }
+                Err((error, begun)) => {
+                    if !begun {
+                        // Nothing of it is in a file: the numbers are free.
+                        (self.seq, self.mac) = before;
+                    }
+                    for (order, _) in burst {
+                        if order.mode == Mode::Marker {
+                            self.owed.push(order);
+                        } else {
+                            refuse(order, error, &self.ledger);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brings the buffer into a file; an error says whether some of it may be there.
+    fn write(
+        &mut self,
+        before: (u64, Tag),
+        burst: &[(Order, u64)],
+    ) -> Result<(), (JournalError, bool)> {
+        let bytes = u64::try_from(self.buffer.len()).unwrap_or(u64::MAX);
+        if self.ledger.bytes().saturating_add(bytes) > self.limit {
+            return Err((JournalError::Full, false));
+        }
+        if self.active.as_ref().is_some_and(|a| a.len >= self.segment) {
+            self.abandon();
+        }
+        if self.active.is_none() {
+            self.begin(before).map_err(|error| (error, false))?;
+        }
+        let Some(active) = self.active.as_mut() else {
+            return Err((JournalError::Closed, false));
+        };
+        let sync = burst.iter().any(|(order, _)| order.mode != Mode::Ahead);
+        let done = (&*active.file).write_all(&self.buffer).and_then(|()| {
+            active.len = active.len.saturating_add(bytes);
+            if sync {
+                active.file.sync_data()?;
+                active.synced = active.len;
+            }
+            Ok(())
+        });
+        if let Err(error) = done {
+            // Whatever stands at its end is not followed by anything, and nothing is cut off: lines
+            // that made it are drained, and a torn one is set aside.
+            self.abandon();
+            return Err((error.into(), true));
+        }
+        let count = |ahead| {
+            let of = burst.iter().map(|(order, _)| order);
+            let of = of.filter(move |order| (order.mode == Mode::Ahead) == ahead);
+            of.map(|order| u64::try_from(order.events.len()).unwrap_or(0))
+                .sum::<u64>()
+        };
+        let len = active.len;
+        let at = self.context.store.now();
+        for ahead in [false, true] {
+            let lines = count(ahead);
+            if lines > 0 {
+                self.ledger.extend(len, ahead, lines, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a file, whose first line says what it is.
+    fn begin(&mut self, (first, previous): (u64, Tag)) -> Result<(), JournalError> {
+        let no = self.next_segment;
+        self.next_segment = self.next_segment.saturating_add(1);
+        let (path, file) = self.directory.create(self.context.journal, no)?;
+        let mut header = Vec::new();
+        Header::write(&self.context, no, first, &previous, &mut header);
+        if let Err(error) = (&file).write_all(&header) {
+            // There is nothing in it yet.
+            let _ = self.directory.remove(&path);
+            return Err(error.into());
+        }
+        let len = u64::try_from(header.len()).unwrap_or(0);
+        let file = Arc::new(file);
+        self.ledger.begin(Segment {
+            no,
+            path,
+            file: Arc::clone(&file),
+            len,
+            closed: false,
+        });
+        self.active = Some(Active {
+            no,
+            file,
+            len,
+            synced: 0,
+        });
+        Ok(())
+    }
+
+    /// Adds nothing more to the file.
+    fn abandon(&mut self) {
+        self.sync();
+        self.active = None;
+        self.ledger.close();
+    }
+
+    fn sync(&mut self) {
+        let Some(active) = self.active.as_mut().filter(|a| a.synced < a.len) else {
+            return;
+        };
+        match active.file.sync_data() {
+            Ok(()) => active.synced = active.len,
+            Err(error) => {
+                let error = JournalError::from(io::Error::from(error.kind()));
+                tracing::error!(%error, "the audit journal could not be synced");
+            }
+        }
+    }
+
+    fn acknowledge(&self, order: Order, first: u64) {
+        let Order { events, answer, .. } = order;
+        let line = |(at, id)| Journalled {
+            id,
+            journal: self.context.journal,
+            line: first.saturating_add(at),
+        };
+        let lines = || (0..).zip(events.iter().map(|draft| draft.id)).map(line);
+        match answer {
+            Answer::Nobody => {}
+            // Who stopped waiting does not need it.
+            Answer::Writer(caller) => drop(caller.send(Ok(lines().collect()))),
+            Answer::Queue(caller) => drop(caller.send(Ok(Taken::Journalled(lines().collect())))),
+        }
+    }
+}
+
+/// Says that an order was not written.
+pub(super) fn refuse(order: Order, error: JournalError, ledger: &Ledger) {
+    let events = order.events.len();
+    if order.mode == Mode::Fallback {
+        ledger.lose(u64::try_from(events).unwrap_or(u64::MAX));
+        tracing::error!(events, %error, "audit events are lost: neither the database nor the journal took them");
+    }
+    let error = AuditError::Journal(error);
+    match order.answer {
+        Answer::Nobody => {}
+        Answer::Writer(caller) => drop(caller.send(Err(error))),
+        Answer::Queue(caller) => drop(caller.send(Err(error))),
+    }
+}

@@ -1,0 +1,115 @@
+//! What was drained of one journal, as the trail tells it.
+
+use std::fmt::Write as _;
+
+use super::Shared;
+use super::drain::begins_outage;
+use crate::audit::error::AuditError;
+use crate::audit::journal::Line;
+use crate::audit::keys::Tag;
+use crate::audit::kind::Kind;
+use crate::audit::model::{AuditEvent, Draft};
+use crate::ids::JournalId;
+
+/// The longest list of lines that were present already; the count is of all.
+const LONGEST_LIST: usize = 4_000;
+
+/// Counts of one journal.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) drained: u64,
+    pub(super) quarantined: u64,
+    pub(super) missing: u64,
+    pub(super) outage: Option<String>,
+    /// Lines that were present already, as ranges.
+    present: Vec<(u64, u64)>,
+    last: Option<(u64, Tag)>,
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, line: &Line, on_record: bool) {
+        if begins_outage(&line.draft) {
+            let said = line.draft.metadata.to_value();
+            let id = said.get("outage_id").and_then(serde_json::Value::as_str);
+            self.outage = id.map(str::to_owned);
+        }
+        if on_record {
+            self.add_present(line.seq, line.seq);
+        } else {
+            self.drained += 1;
+        }
+        self.last = Some((line.seq, line.mac));
+    }
+
+    pub(super) fn present(&self) -> u64 {
+        self.present.iter().map(|(from, to)| to - from + 1).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.drained + self.quarantined + self.missing == 0 && self.present.is_empty()
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.drained += other.drained;
+        self.quarantined += other.quarantined;
+        self.missing += other.missing;
+        self.outage = other.outage.or(self.outage.take());
+        self.last = other.last.or(self.last);
+        for (from, to) in other.present {
+            self.add_present(from, to);
+        }
+    }
+
+    fn add_present(&mut self, from: u64, to: u64) {
+        match self.present.last_mut() {
+            Some(last) if last.1.checked_add(1) == Some(from) => last.1 = to,
+            _ => self.present.push((from, to)),
+        }
+    }
+
+    /// The entry that says that the journal is drained.
+    pub(super) fn degraded_end(
+        &self,
+        shared: &Shared,
+        journal: JournalId,
+    ) -> Result<Draft, AuditError> {
+        let mut event = AuditEvent::system(None, Kind::ChainDegradedEnd)
+            .with("journal", journal.to_string())
+            .with("drained", self.drained)
+            .with("already_present", self.present())
+            .with("quarantined", self.quarantined)
+            .with("missing", self.missing)
+            .with("process_id", std::process::id());
+        if let Some(outage) = &self.outage {
+            event = event.with("outage_id", outage);
+        }
+        if let Some((line, mac)) = &self.last {
+            event = event
+                .with("last_line", *line)
+                .with("last_mac", hex::encode(mac));
+        }
+        if !self.present.is_empty() {
+            event = event.with("present", self.list());
+        }
+        event.seal(shared.store.now(), &shared.keys.load().content)
+    }
+
+    /// `5-7,9`: these lines' events are in the trail, but not as lines of the journal.
+    fn list(&self) -> String {
+        let mut list = String::new();
+        for (from, to) in &self.present {
+            if list.len() > LONGEST_LIST {
+                list.push_str(",..");
+                break;
+            }
+            let comma = if list.is_empty() { "" } else { "," };
+            // Writing to a string cannot fail.
+            let _ = if from == to {
+                write!(list, "{comma}{from}")
+            } else {
+                write!(list, "{comma}{from}-{to}")
+            };
+        }
+        list
+    }
+}

@@ -23,6 +23,8 @@ mod cost;
 mod cost_kill;
 mod journal;
 mod keys;
+mod journal_files;
+mod journal_processes;
 #[cfg(test)]
 mod openai;
 #[cfg(test)]

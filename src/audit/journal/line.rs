@@ -112,17 +112,6 @@ pub(super) struct Header<'t> {
     mac: Cow<'t, str>,
 }
 
-/// Whether a file's first line makes it ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ownership {
-    /// It is, and goes on from this line and MAC.
-    Ours { first: u64, previous: Tag },
-    /// Another tenant's, another database's, or under another key.
-    Foreign,
-    /// It cannot be told from this line.
-    Unreadable,
-}
-
 impl Header<'_> {
     pub(super) fn write(
         context: &Context,
@@ -167,30 +156,17 @@ impl Header<'_> {
         let other = context
             .under(header.key)
             .filter(|other| other.key_id != context.key_id)?;
-        matches!(Self::read(&other, text), Ownership::Ours { .. }).then_some(other)
+        Self::read(&other, text).map(|_| other)
     }
 
-    pub(super) fn read(context: &Context, text: &[u8]) -> Ownership {
-        let Ok(header) = serde_json::from_slice::<Header<'_>>(text) else {
-            return Ownership::Unreadable;
-        };
-        let (Some(previous), Some(mac)) = (tag(&header.prev), tag(&header.mac)) else {
-            return Ownership::Unreadable;
-        };
+    /// The line that comes first in the file, and the MAC that it follows; `None` if this is not a
+    /// first line that we wrote. What it says of tenant and database is for people: the MAC decides.
+    pub(super) fn read(context: &Context, text: &[u8]) -> Option<(u64, Tag)> {
+        let header: Header<'_> = serde_json::from_slice(text).ok()?;
+        let (previous, mac) = (tag(&header.prev)?, tag(&header.mac)?);
         let expected = context.mac(&header.fields(context), &previous);
-        if bool::from(expected.ct_eq(&mac)) && header.v == VERSION {
-            let first = header.first;
-            return Ownership::Ours { first, previous };
-        }
-        let ours = header.tenant == context.store.tenant().as_str()
-            && header.database == context.database
-            && header.key == context.key_id;
-        // With our names and another's MAC it may have been changed: its lines will tell.
-        if ours {
-            Ownership::Unreadable
-        } else {
-            Ownership::Foreign
-        }
+        let ours = bool::from(expected.ct_eq(&mac)) && header.v == VERSION;
+        ours.then_some((header.first, previous))
     }
 }
 

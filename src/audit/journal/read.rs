@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::line::{Context, Header, Line, Ownership};
+use super::line::{Context, Header, Line};
 use crate::audit::keys::Tag;
 use crate::canon::Fields;
 
@@ -127,34 +126,23 @@ impl Reader {
             };
             let first = self.offset == 0 && read == 0;
             read += text.len();
-            if self.line(line, first, &mut fields, chunk).is_break() {
-                chunk.foreign = true;
-                chunk.items.clear();
-                return;
-            }
+            self.line(line, first, &mut fields, chunk);
         }
         self.offset = self.offset.saturating_add(u64::try_from(read).unwrap_or(0));
     }
 
-    fn line(
-        &mut self,
-        text: &[u8],
-        first: bool,
-        fields: &mut Fields,
-        chunk: &mut Chunk,
-    ) -> ControlFlow<()> {
+    fn line(&mut self, text: &[u8], first: bool, fields: &mut Fields, chunk: &mut Chunk) {
         if first {
             if let Some(other) = Header::under_another_key(&self.context, text) {
                 self.context = Arc::new(other);
             }
             match Header::read(&self.context, text) {
-                Ownership::Ours { first, previous } => {
+                Some((first, previous)) => {
                     self.owned = true;
                     self.begin(first, previous, chunk);
                 }
-                Ownership::Foreign if !self.owned => return ControlFlow::Break(()),
-                Ownership::Foreign | Ownership::Unreadable => {
-                    // It has no number.
+                // It has no number. Whether the file is ours, its lines will tell.
+                None => {
                     self.set_aside(
                         text,
                         "the file's first line is not as it was written",
@@ -162,7 +150,7 @@ impl Reader {
                     );
                 }
             }
-            return ControlFlow::Continue(());
+            return;
         }
         match Line::read(&self.context, text, fields) {
             Some(line) => {
@@ -172,7 +160,6 @@ impl Reader {
             }
             None => self.bad(text, "the line is not as it was written", chunk),
         }
-        ControlFlow::Continue(())
     }
 
     /// A file begins with line `first`.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use portcullis::audit::{Audit, AuditError, AuditEvent, JournalError, Receipt, Recorded};
-use portcullis::{ErrorKind, TenantId};
+use portcullis::scope::ScopePolicy;
+use portcullis::{
+    AgentId, Call, Ceiling, Database, ErrorKind, Gate, Governance, Permit, Refusal, TenantId, Usd,
+};
 use tokio::time::Instant;
 
 use crate::common::journal::Directory;
@@ -185,20 +188,11 @@ async fn f19_a_commit_of_unknown_outcome_that_was_journalled_too_is_there_once()
     let (trail, proxy) = wired_with(Duration::from_millis(700), directory.settings()).await;
     trail.audit.append(event("app.before")).await.unwrap();
     // The server commits it, and goes away before it can say so.
-    proxy.inject(Fault::CutAfterCommit);
+    proxy.inject(Fault::GoneAfterCommit);
     let unknown = event("app.unknown");
-    let call = trail.audit.append(unknown.clone());
-    let cut = async {
-        while !proxy.spent() || trail.entries_of(&unknown).await == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        proxy.down();
-    };
-    let (recorded, ()) = tokio::join!(call, cut);
-    if matches!(recorded.unwrap(), Recorded::Committed(_)) {
-        // It was found out before the proxy went down; rare, and right.
-        return;
-    }
+    let recorded = trail.audit.append(unknown.clone()).await.unwrap();
+    assert!(matches!(recorded, Recorded::Journalled(_)), "{recorded:?}");
+    assert_eq!(trail.entries_of(&unknown).await, 1, "and it was committed");
     proxy.up();
     drained(&trail, &directory).await;
     assert_eq!(trail.entries_of(&unknown).await, 1);
@@ -357,4 +351,57 @@ async fn others_write_on_while_one_process_is_cut_off() {
     drained(&trail, &directory).await;
     assert_eq!(trail.count().await, 8);
     assert_clean(&trail).await;
+}
+
+#[tokio::test]
+async fn without_a_store_decisions_go_to_the_journal_first_and_budgets_refuse() {
+    let directory = Directory::fresh();
+    let trail = trail().await;
+    let proxy = Proxy::before(&trail.test.options()).await;
+    let through = Database::options(proxy.options()).statement_timeout(Duration::from_secs(2));
+    let gov = Governance::builder(through, keys())
+        .journal(directory.settings())
+        .connect()
+        .await
+        .unwrap();
+    let agent = AgentId::parse("billing-agent").unwrap();
+    let policy = ScopePolicy::new(agent)
+        .allow_tools(["read_invoice", "pay"])
+        .unwrap();
+    gov.scope().register(policy).await.unwrap();
+    proxy.down();
+    let me = crate::common::trail::me();
+    let call = Call::tool(&me, "read_invoice");
+    let done = gov
+        .run(&call, async |_: &Permit| {
+            let text = directory.lines().concat();
+            assert!(text.contains("tool.call.started") && text.contains("policy.decision"));
+            Ok::<_, Refusal>(())
+        })
+        .await;
+    assert_eq!(done, Ok(()));
+    let spends = Call::tool(&me, "pay").ceiling(Ceiling::usd(Usd::cents(1)));
+    let refusal = gov.authorize(&spends).await.unwrap_err();
+    assert_eq!(
+        (refusal.gate(), refusal.kind()),
+        (Gate::Cost, ErrorKind::Unavailable)
+    );
+    assert!(!gov.health().await.is_ok());
+    proxy.up();
+    let trail = Trail {
+        audit: gov.audit().clone(),
+        ..trail
+    };
+    drained(&trail, &directory).await;
+    let kinds: Vec<String> = sqlx::query_scalar(
+        "SELECT kind FROM portcullis.entries WHERE session_id = $1 AND kind LIKE 'tool.%' ORDER BY seq",
+    )
+    .bind(me.session_id().as_str())
+    .fetch_all(&trail.pool)
+    .await
+    .unwrap();
+    assert_eq!(kinds, ["tool.call.started", "tool.call.completed"]);
+    assert!(gov.health().await.is_ok(), "{:?}", gov.health().await);
+    assert_clean(&trail).await;
+    gov.shutdown().await;
 }

@@ -243,7 +243,7 @@ fn any_flipped_bit_of_a_journal_is_found_or_changes_nothing() {
         let trail = left_behind(&directory, &events).await;
         let file = directory.files()[0].clone();
         let original = std::fs::read(&file).unwrap();
-        (std::cell::RefCell::new(trail), file, original)
+        (tokio::sync::Mutex::new(trail), file, original)
     });
     let ids: Vec<String> = events.iter().map(|event| event.id().to_string()).collect();
     proptest!(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() },
@@ -256,7 +256,7 @@ fn any_flipped_bit_of_a_journal_is_found_or_changes_nothing() {
         made.write_all(&bytes).unwrap();
         drop(made);
         let (report, stored) = runtime.block_on(async {
-            let mut trail = trail.borrow_mut();
+            let mut trail = trail.lock().await;
             trail.run("ALTER TABLE portcullis.entries DISABLE TRIGGER USER").await;
             trail.run("ALTER TABLE portcullis.chains DISABLE TRIGGER USER").await;
             trail.run("DELETE FROM portcullis.entries").await;

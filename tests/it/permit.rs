@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portcullis::audit::{Entry, Query};
+use portcullis::audit::{Entry, JournalSettings, Query};
 use portcullis::cost::Budget;
 use portcullis::scope::ScopePolicy;
 use portcullis::store::TestDatabase;
@@ -365,9 +365,15 @@ async fn a_permit_is_bound_to_its_call() {
 }
 
 #[tokio::test]
-async fn without_a_store_every_governed_call_is_refused() {
+async fn without_a_store_and_a_journal_every_governed_call_is_refused() {
     let test = TestDatabase::fresh().await.unwrap();
-    let (gov, me) = governed(&test).await;
+    let gov = Governance::builder(test.database(), keys())
+        .journal(JournalSettings::off())
+        .connect()
+        .await
+        .unwrap();
+    allow(&gov).await;
+    let me = principal("billing-agent");
     let mut admin = connect(&test.options()).await;
     admin.execute("ALTER TABLE portcullis.entries RENAME TO gone; ALTER TABLE portcullis.budget_windows RENAME TO gone_too").await.unwrap();
     for (call, gate) in [

@@ -247,12 +247,11 @@ impl<'s> Lane<'s> {
                 Ok(Step::Again)
             }
             Fault::Poison if attempt.groups.len() > 1 => Ok(Step::Apart),
-            Fault::Poison => Err(failure),
             Fault::Refused => {
                 self.connection = None;
                 Err(failure)
             }
-            Fault::Aborted | Fault::Lost | Fault::Locked(_) => Err(failure),
+            Fault::Poison | Fault::Aborted | Fault::Lost | Fault::Locked(_) => Err(failure),
         }
     }
 

@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 pub(crate) enum Fault {
     /// Let the server commit, swallow its acknowledgement, and cut.
     CutAfterCommit,
+    /// As [`CutAfterCommit`](Self::CutAfterCommit), and refuse all connections from then on.
+    GoneAfterCommit,
     /// Cut before the server sees the statement.
     CutBeforeCommit,
     /// Swallow the statement and keep the connection open: the server hangs.
@@ -176,6 +178,10 @@ async fn pump(
                             Some(Fault::CutBeforeCommit) => return None,
                             Some(Fault::Hang) => std::future::pending::<()>().await,
                             Some(Fault::CutAfterCommit) => swallow.store(true, Ordering::SeqCst),
+                            Some(Fault::GoneAfterCommit) => {
+                                shared.refuse.store(true, Ordering::SeqCst);
+                                swallow.store(true, Ordering::SeqCst);
+                            }
                             None => {}
                         }
                     }

@@ -53,6 +53,7 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 pub use error::AuditError;
+pub(crate) use journal::Note;
 pub use journal::{JournalError, JournalSettings};
 use keys::MacKey;
 pub use keys::{AuditKeys, AuditKeysBuilder, FileFault, KeyError, KeySource};
@@ -65,6 +66,7 @@ pub use verify::{
     ChainReport, CompromisedKey, Finding, FindingClass, Progress, Scope, Verdict, Verification,
 };
 pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
+pub(crate) use writer::{Redeem, Redeemed};
 
 use self::writer::Writer;
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
@@ -135,6 +137,17 @@ impl Audit {
             shared: Arc::new((store, keys)),
             check_reads: options.verify_on_read,
         }
+    }
+
+    /// Has the journal keep something that a module could not store, on the disk and synced. It is
+    /// handed back to [`redeem`](Self::redeem) when the journal is drained, at least once.
+    pub(crate) async fn note(&self, note: Note) -> Result<(), AuditError> {
+        self.writer.note(note).await
+    }
+
+    /// Takes the notes of `module`, of this process and of those that are gone.
+    pub(crate) fn redeem(&self, module: &'static str, redeem: Redeem) {
+        self.writer.redeem(module, redeem);
     }
 
     /// Makes sure, in spooled mode, that there can be a journal.

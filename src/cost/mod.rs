@@ -9,7 +9,7 @@
 //! | The store is | [`Cost::reserve`] | [`Reservation::settle`] |
 //! |---|---|---|
 //! | reachable | allows or refuses; one round trip | records the real cost; one round trip |
-//! | unreachable or hung | refuses within the deadline | the ceiling stays charged; tried again in the background |
+//! | unreachable or hung | refuses within the deadline | the ceiling stays charged; kept in the audit journal, and charged when the store is back, also by another process |
 //! | the same, under [`fail_open`](CostSettings::fail_open) | allows, audited | charges what it cost, once the store is back |
 //!
 //! A reservation that nobody settles stays charged. When its lease runs out (15 minutes), its state
@@ -35,6 +35,7 @@
 mod budget;
 mod engine;
 mod error;
+mod note;
 mod price;
 mod record;
 mod reservation;
@@ -91,7 +92,9 @@ impl Cost {
             audit,
             settings,
             closing: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
         });
+        core.audit.redeem(note::MODULE, note::taker(&core));
         let (queue, jobs) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
@@ -387,6 +390,10 @@ impl Cost {
         let (done, drained) = oneshot::channel();
         if self.inner.queue.send(Message::Flush(done)).is_ok() {
             let _ = drained.await;
+        }
+        // What cannot be done now stays in the journal.
+        if self.core().kept.load(Ordering::Relaxed) {
+            let _ = self.core().audit.drain().await;
         }
     }
 

@@ -92,11 +92,21 @@ impl Ending {
 pub(super) struct Job {
     pub(super) held: Held,
     pub(super) ending: Ending,
-    by: Uuid,
+    pub(super) by: Uuid,
     second_look: bool,
 }
 
 impl Job {
+    /// The same operation, from what was kept of it.
+    pub(super) const fn again(held: Held, ending: Ending, by: Uuid) -> Self {
+        Self {
+            held,
+            ending,
+            by,
+            second_look: false,
+        }
+    }
+
     pub(super) fn of(held: Held, ending: Ending) -> Self {
         Self {
             held,
@@ -115,6 +125,8 @@ pub(super) struct Core {
     pub(super) settings: CostSettings,
     /// Set by `shutdown`: what does not succeed now is given up.
     pub(super) closing: AtomicBool,
+    /// Whether the audit journal has been given something to keep.
+    pub(super) kept: AtomicBool,
 }
 
 impl Core {
@@ -236,7 +248,8 @@ impl Pending {
         }
     }
 
-    /// Ends the reservation now; later, if the store is away.
+    /// Ends the reservation now; later, if the store is away: from the journal, where there is one,
+    /// and else as long as this process lives.
     pub(super) async fn complete(mut self) -> Result<Settled, CostError> {
         let Some(job) = &self.job else {
             return Err(CostError::InvalidSpent {
@@ -245,7 +258,7 @@ impl Pending {
         };
         let answer = self.cost.core().perform(job).await;
         let later = matches!(&answer, Err(error) if error.kind() == ErrorKind::Unavailable);
-        if !later {
+        if !later || self.cost.core().keep(job).await {
             self.disarm();
         }
         answer

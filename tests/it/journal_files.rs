@@ -54,10 +54,11 @@ async fn drain(trail: &mut Trail, directory: &Directory) {
 async fn report(trail: &mut Trail, directory: &Directory) -> DrainReport {
     let aside = Directory::fresh();
     trail.audit = opened(trail, &aside).await;
-    // The second one waits for the first look of its own, which finds nothing.
-    trail.audit.drain().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    trail.audit.drain().await.unwrap();
+    // The first look of its own must be over, which finds nothing; the next is half a minute off.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        trail.audit.drain().await.unwrap();
+    }
     std::fs::rename(directory.path(), aside.path()).unwrap();
     let report = trail.audit.drain().await.unwrap();
     std::fs::rename(aside.path(), directory.path()).unwrap();

@@ -22,9 +22,9 @@ mod common;
 mod cost;
 mod cost_kill;
 mod journal;
-mod keys;
 mod journal_files;
 mod journal_processes;
+mod keys;
 #[cfg(test)]
 mod openai;
 #[cfg(test)]

@@ -26,6 +26,17 @@ async fn governed(test: &TestDatabase) -> (Governance, Principal) {
     (gov, principal("billing-agent"))
 }
 
+/// The same, where what the database does not take is lost.
+async fn without_a_journal(test: &TestDatabase) -> Governance {
+    let gov = Governance::builder(test.database(), keys())
+        .journal(JournalSettings::off())
+        .connect()
+        .await
+        .unwrap();
+    allow(&gov).await;
+    gov
+}
+
 async fn allow(gov: &Governance) {
     let agent = AgentId::parse("billing-agent").unwrap();
     let policy = ScopePolicy::new(agent.clone())
@@ -272,7 +283,8 @@ async fn a_dropped_permit_is_unknown_and_stays_charged() {
 #[tokio::test]
 async fn a_cancelled_run_is_unknown_and_a_refused_evidence_is_released() {
     let test = TestDatabase::fresh().await.unwrap();
-    let (gov, me) = governed(&test).await;
+    let gov = without_a_journal(&test).await;
+    let me = principal("billing-agent");
     let call = Call::tool(&me, "charge_card").ceiling(Ceiling::usd(Usd::cents(60)));
     let started = Arc::new(tokio::sync::Notify::new());
 
@@ -367,12 +379,7 @@ async fn a_permit_is_bound_to_its_call() {
 #[tokio::test]
 async fn without_a_store_and_a_journal_every_governed_call_is_refused() {
     let test = TestDatabase::fresh().await.unwrap();
-    let gov = Governance::builder(test.database(), keys())
-        .journal(JournalSettings::off())
-        .connect()
-        .await
-        .unwrap();
-    allow(&gov).await;
+    let gov = without_a_journal(&test).await;
     let me = principal("billing-agent");
     let mut admin = connect(&test.options()).await;
     admin.execute("ALTER TABLE portcullis.entries RENAME TO gone; ALTER TABLE portcullis.budget_windows RENAME TO gone_too").await.unwrap();

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
+use super::note::Note;
 use crate::audit::keys::{AuditKeys, MacKey, Purpose, Tag, sha256};
 use crate::audit::kind::Kind;
 use crate::audit::model::{Draft, Ingest, Origin, Signed};
@@ -19,6 +20,7 @@ use crate::store::Store;
 use crate::time::Timestamp;
 
 const LINE: &str = "portcullis/journal-line/v1";
+const NOTE: &str = "portcullis/journal-note/v1";
 const HEADER: &str = "portcullis/journal-file/v1";
 const VERSION: u32 = 1;
 /// What the first line of a journal follows.
@@ -170,7 +172,31 @@ impl Header<'_> {
     }
 }
 
-/// An event as a line of a journal.
+/// What a line is to say.
+#[derive(Clone, Copy)]
+pub(super) enum Saying<'s> {
+    Event(&'s Draft),
+    Note(&'s Note),
+}
+
+/// What a line says.
+#[derive(Clone, Debug)]
+pub(in crate::audit) enum Said {
+    /// Of `ingest` journal, with the line as its origin.
+    Event(Box<Draft>),
+    Note(Note),
+}
+
+impl Said {
+    const fn saying(&self) -> Saying<'_> {
+        match self {
+            Self::Event(draft) => Saying::Event(draft),
+            Self::Note(note) => Saying::Note(note),
+        }
+    }
+}
+
+/// A line of a journal.
 #[derive(Clone, Debug)]
 pub(in crate::audit) struct Line {
     pub(in crate::audit) seq: u64,
@@ -178,20 +204,23 @@ pub(in crate::audit) struct Line {
     pub(in crate::audit) at: Timestamp,
     pub(in crate::audit) previous: Tag,
     pub(in crate::audit) mac: Tag,
-    /// Of `ingest` journal, with this line as its origin.
-    pub(in crate::audit) draft: Draft,
+    pub(in crate::audit) said: Said,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text<'t> {
     seq: u64,
     at: i64,
     #[serde(borrow)]
     id: Cow<'t, str>,
-    #[serde(borrow)]
-    kind: Cow<'t, str>,
-    occurred: i64,
+    /// Of an event; a note has a module instead.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    kind: Option<Cow<'t, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    module: Option<Cow<'t, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    occurred: Option<i64>,
     /// Whether the caller said when.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     given: bool,
@@ -225,25 +254,70 @@ struct Text<'t> {
 }
 
 impl Line {
-    /// Adds the line of `draft` to `out`; answers with its MAC.
+    /// Adds a line that says `said` to `out`; answers with its MAC.
     pub(super) fn write(
         context: &Context,
-        draft: &Draft,
+        said: Saying<'_>,
         (seq, at): (u64, Timestamp),
         previous: &Tag,
         fields: &mut Fields,
         out: &mut Vec<u8>,
     ) -> Tag {
-        encode(context, draft, seq, at, fields);
+        encode(context, said, seq, at, fields);
         let mac = context.mac(fields, previous);
-        let hash = |tag: &Option<Tag>| tag.map(|tag| hex::encode(tag).into());
-        let signed = draft.signed.as_ref();
         let text = Text {
             seq,
             at: at.as_micros(),
+            prev: hex::encode(previous).into(),
+            mac: hex::encode(mac).into(),
+            ..match said {
+                Saying::Event(draft) => Text::of_event(draft),
+                Saying::Note(note) => Text::of_note(note),
+            }
+        };
+        push_line(&text, out);
+        mac
+    }
+
+    /// Reads a line; `None` if it is not one that we wrote.
+    pub(super) fn read(context: &Context, text: &[u8], fields: &mut Fields) -> Option<Self> {
+        let text: Text<'_> = serde_json::from_slice(text).ok()?;
+        let (previous, mac) = (tag(&text.prev)?, tag(&text.mac)?);
+        let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
+        let said = match &text.module {
+            None => Said::Event(Box::new(draft(context, &text, mac)?)),
+            // What a note has no place for must not be there: no MAC would cover it.
+            Some(module) => {
+                let note = Note {
+                    id: EventId::parse(&text.id).ok()?,
+                    module: module.clone().into_owned(),
+                    payload: Metadata::stored(text.metadata.clone().into_owned()),
+                };
+                Text::of_note(&note)
+                    .says_as(&text)
+                    .then_some(Said::Note(note))?
+            }
+        };
+        encode(context, said.saying(), seq, at, fields);
+        let expected = context.mac(fields, &previous);
+        bool::from(expected.ct_eq(&mac)).then_some(Self {
+            seq,
+            at,
+            previous,
+            mac,
+            said,
+        })
+    }
+}
+
+impl<'t> Text<'t> {
+    fn of_event(draft: &'t Draft) -> Self {
+        let hash = |tag: &Option<Tag>| tag.map(|tag| hex::encode(tag).into());
+        let signed = draft.signed.as_ref();
+        Self {
             id: draft.id.to_string().into(),
-            kind: draft.kind.as_str().into(),
-            occurred: draft.occurred.as_micros(),
+            kind: Some(draft.kind.as_str().into()),
+            occurred: Some(draft.occurred.as_micros()),
             given: draft.occurred_given,
             session: draft.session.as_ref().map(|id| id.as_str().into()),
             agent: draft.agent.as_ref().map(|id| id.as_str().into()),
@@ -256,28 +330,29 @@ impl Line {
             signer: signed.map(|signed| hex::encode(signed.key).into()),
             signature: signed.map(|signed| hex::encode(signed.signature).into()),
             metadata: draft.metadata.as_str().into(),
-            prev: hex::encode(previous).into(),
-            mac: hex::encode(mac).into(),
-        };
-        push_line(&text, out);
-        mac
+            ..Self::default()
+        }
     }
 
-    /// Reads a line; `None` if it is not one that we wrote.
-    pub(super) fn read(context: &Context, text: &[u8], fields: &mut Fields) -> Option<Self> {
-        let text: Text<'_> = serde_json::from_slice(text).ok()?;
-        let (previous, mac) = (tag(&text.prev)?, tag(&text.mac)?);
-        let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
-        let draft = draft(context, &text, mac)?;
-        encode(context, &draft, seq, at, fields);
-        let expected = context.mac(fields, &previous);
-        bool::from(expected.ct_eq(&mac)).then_some(Self {
-            seq,
-            at,
-            previous,
-            mac,
-            draft,
-        })
+    fn of_note(note: &'t Note) -> Self {
+        Self {
+            id: note.id.to_string().into(),
+            module: Some(note.module.as_str().into()),
+            metadata: note.payload.as_str().into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether both say the same, their place in the journal apart.
+    fn says_as(self, other: &Self) -> bool {
+        let placed = Self {
+            seq: other.seq,
+            at: other.at,
+            prev: other.prev.clone(),
+            mac: other.mac.clone(),
+            ..self
+        };
+        placed == *other
     }
 }
 
@@ -292,8 +367,8 @@ fn draft(context: &Context, text: &Text<'_>, mac: Tag) -> Option<Draft> {
     };
     Some(Draft {
         id: EventId::parse(&text.id).ok()?,
-        kind: Kind::parse(&text.kind)?,
-        occurred: Timestamp::from_micros(text.occurred),
+        kind: Kind::parse(text.kind.as_ref()?)?,
+        occurred: Timestamp::from_micros(text.occurred?),
         occurred_given: text.given,
         session: there(text.session.as_ref(), |t| SessionId::parse(t).ok())?,
         agent: there(text.agent.as_ref(), |t| AgentId::parse(t).ok())?,
@@ -315,7 +390,19 @@ fn draft(context: &Context, text: &Text<'_>, mac: Tag) -> Option<Draft> {
     })
 }
 
-fn encode(context: &Context, draft: &Draft, seq: u64, at: Timestamp, out: &mut Fields) {
+fn encode(context: &Context, said: Saying<'_>, seq: u64, at: Timestamp, out: &mut Fields) {
+    let draft = match said {
+        Saying::Event(draft) => draft,
+        Saying::Note(note) => {
+            context.begin(NOTE, out);
+            out.present(&seq.to_be_bytes())
+                .present(&at.as_micros().to_be_bytes())
+                .present(note.id.as_bytes())
+                .present(note.module.as_bytes())
+                .present(note.payload.as_str().as_bytes());
+            return;
+        }
+    };
     context.begin(LINE, out);
     let signed = draft.signed.as_ref();
     out.present(&seq.to_be_bytes())

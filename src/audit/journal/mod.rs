@@ -22,6 +22,7 @@ mod directory;
 mod error;
 mod ledger;
 mod line;
+mod note;
 mod read;
 mod settings;
 mod spool;
@@ -36,22 +37,47 @@ pub use self::settings::JournalSettings;
 
 pub(super) use self::directory::{Directory, Found};
 pub(super) use self::ledger::Ledger;
-pub(super) use self::line::{Context, Line};
+pub(super) use self::line::{Context, Said};
+pub(crate) use self::note::Note;
 pub(super) use self::read::{Chunk, Item, Reader, quarantine};
 use self::spool::{Request, Spool};
 use super::error::AuditError;
 use super::model::{Journalled, Sealed};
-use crate::ids::JournalId;
+use crate::ids::{EventId, JournalId};
 
 /// Who waits for lines to be written.
 pub(super) type Written = oneshot::Sender<Result<Vec<Journalled>, AuditError>>;
 
-/// Events that are to be written, and how.
+/// What is to be written, and how.
 #[derive(Debug)]
 pub(super) struct Order {
-    pub(super) events: Arc<Sealed>,
+    pub(super) content: Content,
     pub(super) mode: Mode,
     pub(super) answer: Answer,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Events(Arc<Sealed>),
+    Note(Arc<Note>),
+}
+
+impl Content {
+    /// How many lines it takes.
+    fn lines(&self) -> u64 {
+        match self {
+            Self::Events(events) => u64::try_from(events.len()).unwrap_or(u64::MAX),
+            Self::Note(_) => 1,
+        }
+    }
+
+    fn ids(&self) -> Vec<EventId> {
+        match self {
+            Self::Events(events) => events.iter().map(|draft| draft.id).collect(),
+            Self::Note(note) => vec![note.id],
+        }
+    }
 }
 
 /// What a line is written for.
@@ -135,7 +161,7 @@ impl Journal {
     ) -> Result<Vec<Journalled>, AuditError> {
         let (written, answer) = oneshot::channel();
         self.write(Order {
-            events,
+            content: Content::Events(events),
             mode: Mode::Ahead,
             answer: Answer::Writer(written),
         });

@@ -9,14 +9,15 @@ use tokio::sync::oneshot;
 
 use super::error::JournalError;
 use super::ledger::{Ledger, Segment};
-use super::line::{Context, FIRST, Header, Line};
+use super::line::{Context, FIRST, Header, Line, Saying};
 use super::settings::JournalSettings;
-use super::{Answer, Directory, Mode, Order};
+use super::{Answer, Content, Directory, Mode, Order};
 use crate::audit::error::AuditError;
 use crate::audit::keys::Tag;
 use crate::audit::model::Journalled;
 use crate::audit::writer::Taken;
 use crate::canon::Fields;
+use crate::time::Timestamp;
 
 /// About how many bytes are written at once.
 const BURST: usize = 256 << 10;
@@ -144,17 +145,7 @@ impl Spool {
                 && let Some(order) = all.next()
             {
                 let first = self.seq;
-                for draft in order.events.iter() {
-                    self.mac = Line::write(
-                        &self.context,
-                        draft,
-                        (self.seq, at),
-                        &self.mac,
-                        &mut self.fields,
-                        &mut self.buffer,
-                    );
-                    self.seq = self.seq.saturating_add(1);
-                }
+                self.encode(&order.content, at);
                 burst.push((order, first));
             }
             match self.write(before, &burst) {
@@ -177,6 +168,24 @@ impl Spool {
                     }
                 }
             }
+        }
+    }
+
+    fn encode(&mut self, content: &Content, at: Timestamp) {
+        let mut line = |said: Saying<'_>| {
+            self.mac = Line::write(
+                &self.context,
+                said,
+                (self.seq, at),
+                &self.mac,
+                &mut self.fields,
+                &mut self.buffer,
+            );
+            self.seq = self.seq.saturating_add(1);
+        };
+        match content {
+            Content::Events(events) => events.iter().for_each(|draft| line(Saying::Event(draft))),
+            Content::Note(note) => line(Saying::Note(note)),
         }
     }
 
@@ -217,8 +226,7 @@ impl Spool {
         let count = |ahead| {
             let of = burst.iter().map(|(order, _)| order);
             let of = of.filter(move |order| (order.mode == Mode::Ahead) == ahead);
-            of.map(|order| u64::try_from(order.events.len()).unwrap_or(0))
-                .sum::<u64>()
+            of.map(|order| order.content.lines()).sum::<u64>()
         };
         let len = active.len;
         let at = self.context.store.now();
@@ -282,13 +290,15 @@ impl Spool {
     }
 
     fn acknowledge(&self, order: Order, first: u64) {
-        let Order { events, answer, .. } = order;
+        let Order {
+            content, answer, ..
+        } = order;
         let line = |(at, id)| Journalled {
             id,
             journal: self.context.journal,
             line: first.saturating_add(at),
         };
-        let lines = || (0..).zip(events.iter().map(|draft| draft.id)).map(line);
+        let lines = || (0..).zip(content.ids()).map(line);
         match answer {
             Answer::Nobody => {}
             // Who stopped waiting does not need it.
@@ -300,9 +310,9 @@ impl Spool {
 
 /// Says that an order was not written.
 pub(super) fn refuse(order: Order, error: JournalError, ledger: &Ledger) {
-    let events = order.events.len();
-    if order.mode == Mode::Fallback {
-        ledger.lose(u64::try_from(events).unwrap_or(u64::MAX));
+    let events = order.content.lines();
+    if order.mode == Mode::Fallback && matches!(order.content, Content::Events(_)) {
+        ledger.lose(events);
         tracing::error!(events, %error, "audit events are lost: neither the database nor the journal took them");
     }
     let error = AuditError::Journal(error);

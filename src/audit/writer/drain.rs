@@ -13,17 +13,20 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::Shared;
+use super::notes::Redeemed;
 use super::outcome::is_poison;
 use super::queue::{Group, Placed, Taken};
 use super::report::{DrainReport, JournalFinding};
 use super::tally::Tally;
 use crate::audit::error::AuditError;
 use crate::audit::journal::{
-    Chunk, Context, Found, Item, Journal, JournalError, Line, Reader, quarantine,
+    Chunk, Context, Found, Item, Journal, JournalError, Note, Reader, Said, quarantine,
 };
+use crate::audit::keys::Tag;
 use crate::audit::kind::Kind;
 use crate::audit::model::{Draft, Evidence, Sealed};
 use crate::ids::JournalId;
+use crate::time::Timestamp;
 
 /// Drains the journal of this writer, and what others left. One at a time.
 #[derive(Debug, Default)]
@@ -94,8 +97,8 @@ impl Drainer {
                     path: &front.path,
                 };
                 let lines = job.commit(chunk, &mut self.tally, report).await?;
-                ledger.drained(lines.all);
                 ledger.since(lines.next);
+                ledger.drained(lines.all);
                 // Only now: after an error the same lines are read again.
                 self.reader = Some(reader);
                 continue;
@@ -199,7 +202,14 @@ async fn left(
                 journal: id,
                 path: &found.path,
             };
-            job.commit(chunk, &mut tally, report).await?;
+            match job.commit(chunk, &mut tally, report).await {
+                // It has notes for a module that this process does not have, or whose store is away.
+                Err(AuditError::Closed | AuditError::Overloaded) if shared.queue.is_open() => {
+                    report.in_use += 1;
+                    return Ok(());
+                }
+                done => done?,
+            };
         }
         if at + 1 == files.len() && !tally.is_empty() {
             push(shared, vec![tally.degraded_end(shared, id)?]).await?;
@@ -218,7 +228,7 @@ struct Settled {
     /// Lines that need not be looked at again.
     all: u64,
     /// When the last of them was written.
-    next: Option<crate::time::Timestamp>,
+    next: Option<Timestamp>,
 }
 
 /// One file being drained.
@@ -226,6 +236,18 @@ struct Job<'j> {
     shared: &'j Arc<Shared>,
     journal: JournalId,
     path: &'j Path,
+}
+
+/// What a chunk holds, by what is to be done with it.
+#[derive(Default)]
+struct Sorted {
+    events: Vec<Event>,
+    notes: Vec<(u64, Note, Vec<u8>)>,
+    aside: Vec<Vec<u8>>,
+    findings: Vec<JournalFinding>,
+    missing: u64,
+    /// When the last intact line was written.
+    at: Option<Timestamp>,
 }
 
 impl Job<'_> {
@@ -236,94 +258,148 @@ impl Job<'_> {
         tally: &mut Tally,
         report: &mut DrainReport,
     ) -> Result<Settled, AuditError> {
-        let mut lines = Vec::new();
-        let mut aside = Vec::new();
-        let mut findings = Vec::new();
-        let find = |line, through, detail| JournalFinding::new(self.journal, line, through, detail);
-        let mut missing = 0;
-        for item in chunk.items {
-            match item {
-                Item::Line(line, raw) => lines.push((*line, raw)),
-                Item::Bad { seq, raw, why } => {
-                    findings.push(find(seq, seq, why));
-                    aside.push(raw);
-                }
-                Item::Hole { from, through } => {
-                    findings.push(find(from, through, "lines are missing"));
-                    missing += through - from + 1;
-                }
-                Item::Stray { seq } => {
-                    findings.push(find(seq, seq, "the line is not where it was written"));
-                }
-            }
-        }
-        let all = lines.len() + aside.len();
-        let next = lines.last().map(|(line, _)| line.at);
+        let mut sorted = self.sort(chunk);
+        let all = sorted.events.len() + sorted.notes.len() + sorted.aside.len();
         let mut done = Tally::default();
-        let mut parts = one_of_each(lines);
-        while let Some(part) = parts.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            let drafts = part.iter().map(|(line, _)| line.draft.clone()).collect();
-            match push(self.shared, drafts).await {
-                Ok(placed) => {
-                    for ((line, _), placed) in part.iter().zip(&placed) {
-                        done.count(line, placed.on_record);
-                    }
-                }
-                Err(error) if !is_for_good(&error) => return Err(error),
-                // Apart from each other, one bad line stops no other.
-                Err(_) if part.len() > 1 => {
-                    let mut part = part;
-                    let second = part.split_off(part.len().div_ceil(2));
-                    parts.push(second);
-                    parts.push(part);
-                }
-                Err(error) => {
-                    for (line, raw) in part {
-                        findings.push(find(line.seq, line.seq, why(&error)));
-                        aside.push(raw);
-                    }
-                }
-            }
-        }
-        let bad = u64::try_from(aside.len()).unwrap_or(u64::MAX);
-        if bad > 0 {
+        self.commit_events(&mut sorted, &mut done).await?;
+        self.redeem_notes(&mut sorted, &mut done).await?;
+        let Sorted {
+            aside,
+            findings,
+            missing,
+            at,
+            ..
+        } = sorted;
+        done.quarantined = u64::try_from(aside.len()).unwrap_or(u64::MAX);
+        done.missing = missing;
+        if done.quarantined > 0 {
             let path: PathBuf = self.path.to_owned();
             blocking(move || Ok(quarantine(&path, &aside)?)).await?;
             if let Some(journal) = &self.shared.journal {
-                journal.ledger().quarantined(bad);
+                journal.ledger().quarantined(done.quarantined);
             }
         }
-        done.quarantined = bad;
-        done.missing = missing;
         report.drained += done.drained;
         report.already_present += done.present();
-        report.quarantined += bad;
-        report.missing += missing;
+        report.notes += done.notes;
+        report.quarantined += done.quarantined;
+        report.missing += done.missing;
         for finding in findings {
             report.find(finding);
         }
         tally.add(done);
         Ok(Settled {
             all: u64::try_from(all).unwrap_or(u64::MAX),
-            next,
+            next: at,
         })
+    }
+
+    fn sort(&self, chunk: Chunk) -> Sorted {
+        let mut sorted = Sorted::default();
+        for item in chunk.items {
+            match item {
+                Item::Line(line, raw) => {
+                    sorted.at = Some(line.at);
+                    let (seq, mac) = (line.seq, line.mac);
+                    match line.said {
+                        Said::Note(note) => sorted.notes.push((seq, note, raw)),
+                        Said::Event(draft) => sorted.events.push(Event {
+                            seq,
+                            mac,
+                            draft: *draft,
+                            raw,
+                        }),
+                    }
+                }
+                Item::Bad { seq, raw, why } => {
+                    sorted.findings.push(self.finding(seq, seq, why));
+                    sorted.aside.push(raw);
+                }
+                Item::Hole { from, through } => {
+                    let finding = self.finding(from, through, "lines are missing");
+                    sorted.findings.push(finding);
+                    sorted.missing += through - from + 1;
+                }
+                Item::Stray { seq } => {
+                    let why = "the line is not where it was written";
+                    sorted.findings.push(self.finding(seq, seq, why));
+                }
+            }
+        }
+        sorted
+    }
+
+    const fn finding(&self, line: u64, through: u64, detail: &'static str) -> JournalFinding {
+        JournalFinding::new(self.journal, line, through, detail)
+    }
+
+    async fn commit_events(&self, sorted: &mut Sorted, done: &mut Tally) -> Result<(), AuditError> {
+        let mut parts = one_of_each(std::mem::take(&mut sorted.events));
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let drafts = part.iter().map(|line| line.draft.clone()).collect();
+            match push(self.shared, drafts).await {
+                Ok(placed) => {
+                    for (line, placed) in part.iter().zip(&placed) {
+                        done.count((line.seq, line.mac), &line.draft, placed.on_record);
+                    }
+                }
+                Err(error) if !is_for_good(&error) => return Err(error),
+                // Apart from each other, one bad line stops no other.
+                Err(_) if part.len() > 1 => {
+                    let second = part.split_off(part.len().div_ceil(2));
+                    parts.push(second);
+                    parts.push(part);
+                }
+                Err(error) => {
+                    for line in part {
+                        let finding = self.finding(line.seq, line.seq, why(&error));
+                        sorted.findings.push(finding);
+                        sorted.aside.push(line.raw);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn redeem_notes(&self, sorted: &mut Sorted, done: &mut Tally) -> Result<(), AuditError> {
+        for (seq, note, raw) in std::mem::take(&mut sorted.notes) {
+            match self.shared.notes.redeem(note).await {
+                Some(Redeemed::Done) => done.notes += 1,
+                // As long as it waits, so does its file.
+                Some(Redeemed::Later) => return Err(AuditError::Overloaded),
+                Some(Redeemed::Never) => {
+                    let why = "the module that wrote the line cannot use it";
+                    sorted.findings.push(self.finding(seq, seq, why));
+                    sorted.aside.push(raw);
+                }
+                None => return Err(AuditError::Closed),
+            }
+        }
+        Ok(())
     }
 }
 
-type Text = (Line, Vec<u8>);
+/// An intact line that holds an event.
+struct Event {
+    seq: u64,
+    mac: Tag,
+    draft: Draft,
+    raw: Vec<u8>,
+}
 
 /// Lines apart from those of the same event: one entry for each event in one batch. What is to be
 /// committed first is last.
-fn one_of_each(mut lines: Vec<Text>) -> Vec<Vec<Text>> {
+fn one_of_each(mut lines: Vec<Event>) -> Vec<Vec<Event>> {
     let mut parts = Vec::new();
     while !lines.is_empty() {
         let mut seen = HashSet::new();
         let (first, again) = lines
             .into_iter()
-            .partition(|(line, _)| seen.insert(line.draft.id));
+            .partition(|line: &Event| seen.insert(line.draft.id));
         parts.insert(0, first);
         lines = again;
     }

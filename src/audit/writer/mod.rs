@@ -6,6 +6,7 @@ mod drain;
 mod key;
 mod lane;
 mod mover;
+mod notes;
 mod outage;
 mod outcome;
 mod queue;
@@ -34,12 +35,14 @@ use self::drain::Drainer;
 use self::lane::Lane;
 pub use self::mover::Moved;
 use self::mover::Mover;
+use self::notes::Notes;
+pub(crate) use self::notes::{Redeem, Redeemed};
 use self::outage::Outage;
 use self::queue::{Group, Pushed, Queue, Stage};
 use self::stats::Stats;
 use super::AuditOptions;
 use super::error::AuditError;
-use super::journal::{Context, Journal, JournalError};
+use super::journal::{Context, Journal, JournalError, Note};
 use super::keys::{AuditKeys, MacKey, Purpose};
 use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed};
 use crate::ids::EventId;
@@ -73,6 +76,7 @@ struct Shared {
     evidence: Evidence,
     journal: Option<Journal>,
     outage: Outage,
+    notes: Notes,
     drainer: Mutex<Drainer>,
     /// Ends the draining in the background.
     stop: Notify,
@@ -110,6 +114,7 @@ impl Writer {
             evidence: options.evidence,
             journal,
             outage: Outage::none(),
+            notes: Notes::default(),
             drainer: Mutex::default(),
             stop: Notify::new(),
             runtime: Handle::try_current().ok(),
@@ -182,6 +187,16 @@ impl Writer {
     /// Goes on with the key `key_id`, which is current.
     pub(super) fn adopt(&self, key_id: u32) {
         self.last.shared.adopt(key_id);
+    }
+
+    /// Has the journal keep a note, which `drain` hands back.
+    pub(super) async fn note(&self, note: Note) -> Result<(), AuditError> {
+        self.last.shared.note(note).await
+    }
+
+    /// Takes the notes of a module from now on.
+    pub(super) fn redeem(&self, module: &'static str, redeem: Redeem) {
+        self.last.shared.notes.register(module, redeem);
     }
 
     /// Brings what is in journals into the trail.

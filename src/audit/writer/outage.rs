@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Keys;
 use crate::audit::error::AuditError;
-use crate::audit::journal::{Answer, Journal, Mode, Order};
+use crate::audit::journal::{Answer, Content, Journal, Mode, Order};
 use crate::audit::keys::Tag;
 use crate::audit::kind::Kind;
 use crate::audit::model::{AuditEvent, Draft, Sealed};
@@ -68,7 +68,7 @@ impl Outage {
             tracing::error!(%error, outage = %id, "the audit trail cannot be committed; events go to the journal until it can");
             if let Ok(marker) = self.start(id, store, keys, error) {
                 journal.write(Order {
-                    events: Arc::new(Sealed::new(vec![marker])),
+                    content: Content::Events(Arc::new(Sealed::new(vec![marker]))),
                     mode: Mode::Marker,
                     answer: Answer::Nobody,
                 });

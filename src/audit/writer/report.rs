@@ -20,11 +20,13 @@ pub struct DrainReport {
     /// Lines that are no lines of ours, or that the database does not take. They are kept in a file
     /// beside the journal's, whose name ends in `.quarantine`.
     pub quarantined: u64,
+    /// Lines that were no events: what other modules had kept there and have stored now.
+    pub notes: u64,
     /// Numbers of lines that are in no file.
     pub missing: u64,
     /// Files of other databases, tenants or secrets, which were left alone.
     pub foreign: u64,
-    /// Files that live writers hold, or other processes drain.
+    /// Files that live writers hold, that other processes drain, or that must wait for a module.
     pub in_use: u64,
     findings: Vec<JournalFinding>,
 }
@@ -54,9 +56,10 @@ impl fmt::Display for DrainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "drained {}, already present {}, quarantined {}, missing {}, files of others {}, files in use {}",
+            "drained {}, already present {}, notes {}, quarantined {}, missing {}, files of others {}, files in use {}",
             self.drained,
             self.already_present,
+            self.notes,
             self.quarantined,
             self.missing,
             self.foreign,

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Shared;
 use super::queue::{Group, Taken};
 use crate::audit::error::AuditError;
-use crate::audit::journal::{Answer, Journal, JournalError, Mode, Order};
+use crate::audit::journal::{Answer, Content, Journal, JournalError, Mode, Order};
 use crate::audit::model::{Evidence, Journalled, Recorded, Sealed};
 use crate::store::StoreError;
 
@@ -170,7 +170,7 @@ impl Shared {
                 .begin(&self.store, &self.keys.load(), journal, error);
         }
         journal.write(Order {
-            events: Arc::clone(events),
+            content: Content::Events(Arc::clone(events)),
             mode: Mode::Fallback,
             answer,
         });

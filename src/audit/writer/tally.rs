@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use super::Shared;
 use super::drain::begins_outage;
 use crate::audit::error::AuditError;
-use crate::audit::journal::Line;
 use crate::audit::keys::Tag;
 use crate::audit::kind::Kind;
 use crate::audit::model::{AuditEvent, Draft};
@@ -20,6 +19,8 @@ pub(super) struct Tally {
     pub(super) drained: u64,
     pub(super) quarantined: u64,
     pub(super) missing: u64,
+    /// Notes of other modules that were redeemed.
+    pub(super) notes: u64,
     pub(super) outage: Option<String>,
     /// Lines that were present already, as ranges.
     present: Vec<(u64, u64)>,
@@ -27,18 +28,18 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, line: &Line, on_record: bool) {
-        if begins_outage(&line.draft) {
-            let said = line.draft.metadata.to_value();
+    pub(super) fn count(&mut self, (seq, mac): (u64, Tag), draft: &Draft, on_record: bool) {
+        if begins_outage(draft) {
+            let said = draft.metadata.to_value();
             let id = said.get("outage_id").and_then(serde_json::Value::as_str);
             self.outage = id.map(str::to_owned);
         }
         if on_record {
-            self.add_present(line.seq, line.seq);
+            self.add_present(seq, seq);
         } else {
             self.drained += 1;
         }
-        self.last = Some((line.seq, line.mac));
+        self.last = Some((seq, mac));
     }
 
     pub(super) fn present(&self) -> u64 {
@@ -46,13 +47,14 @@ impl Tally {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.drained + self.quarantined + self.missing == 0 && self.present.is_empty()
+        self.drained + self.quarantined + self.missing + self.notes == 0 && self.present.is_empty()
     }
 
     pub(super) fn add(&mut self, other: Self) {
         self.drained += other.drained;
         self.quarantined += other.quarantined;
         self.missing += other.missing;
+        self.notes += other.notes;
         self.outage = other.outage.or(self.outage.take());
         self.last = other.last.or(self.last);
         for (from, to) in other.present {
@@ -79,6 +81,7 @@ impl Tally {
             .with("already_present", self.present())
             .with("quarantined", self.quarantined)
             .with("missing", self.missing)
+            .with("notes", self.notes)
             .with("process_id", std::process::id());
         if let Some(outage) = &self.outage {
             event = event.with("outage_id", outage);

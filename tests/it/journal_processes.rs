@@ -355,3 +355,92 @@ async fn without_a_journal_spooling_is_refused_when_it_is_asked_for() {
         "{error}"
     );
 }
+
+const FULL: &str = "PORTCULLIS_JOURNAL_FULL_CHILD";
+
+/// Not a test of its own: fills a disk of 64 KiB with a journal, makes room, and goes on.
+#[tokio::test]
+async fn full_child() {
+    let Ok(name) = std::env::var(FULL) else {
+        return;
+    };
+    let (small, kept) = (
+        std::env::var("SMALL").unwrap(),
+        std::env::var("KEPT").unwrap(),
+    );
+    let filler = format!("{small}/filler");
+    std::fs::write(&filler, vec![0; 16 << 10]).unwrap();
+    // Nothing listens there.
+    let nowhere = Database::url(format!("postgres://nobody@127.0.0.1:9/{name}"));
+    let directory = JournalSettings::in_directory(format!("{small}/journal"));
+    let audit = Audit::open_with(&nowhere, keys(), TenantId::single(), directory)
+        .await
+        .unwrap();
+    let step = || event("app.step").with("text", "x".repeat(500));
+    let mut error = None;
+    while error.is_none() {
+        match audit.append(step()).await {
+            Ok(recorded) => println!("id {}", recorded.id()),
+            Err(refused) => error = Some(refused),
+        }
+    }
+    println!("{}", error.unwrap());
+    std::fs::remove_file(filler).unwrap();
+    for _ in 0..5 {
+        println!("id {}", audit.append(step()).await.unwrap().id());
+    }
+    println!("lost {}", audit.stats().lost);
+    audit.shutdown().await;
+    let done = std::process::Command::new("cp")
+        .args(["-a", &format!("{small}/journal"), &kept])
+        .status();
+    assert!(done.unwrap().success());
+}
+
+#[tokio::test]
+async fn f14_on_a_full_disk_what_was_acknowledged_is_kept_and_the_rest_is_said_to_be_lost() {
+    let (small, directory) = (Directory::fresh(), Directory::fresh());
+    std::fs::create_dir(small.path()).unwrap();
+    let mut trail = trail().await;
+    let script = "mount -t tmpfs -o size=64k none \"$SMALL\" && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["journal_processes::full_child", "--exact", "--nocapture"])
+        .env(FULL, trail.test.name())
+        .env("SMALL", small.path())
+        .env("KEPT", directory.path())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !said.contains("running 1 test") {
+        // Mounting takes root; `.ci/run` is root.
+        assert!(
+            !std::env::var("USER").is_ok_and(|user| user == "root"),
+            "{why}"
+        );
+        return;
+    }
+    assert!(output.status.success(), "{said}{why}");
+    assert!(
+        said.contains("could not be written") && said.contains("lost 1"),
+        "{said}"
+    );
+    let ids: Vec<String> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("id ").map(str::to_owned))
+        .collect();
+    assert!(ids.len() > 20, "{said}");
+    assert!(
+        directory.files().len() > 1,
+        "nothing is added to a torn file"
+    );
+    trail.audit = opened(&trail, &directory).await;
+    trail.audit.drain().await.unwrap();
+    assert!(directory.files().is_empty());
+    assert_all_there(&trail, &ids).await;
+    assert_eq!(directory.quarantined().len(), 1, "the torn line");
+    assert_clean(&trail).await;
+}

@@ -11,7 +11,7 @@ use crate::error::ErrorKind;
 use crate::governance::{Governance, Settings};
 use crate::ids::TenantId;
 use crate::scope::{Scope, ScopeError};
-use crate::store::{Database, DatabaseError, SchemaError, Store, check_schema};
+use crate::store::{Database, DatabaseError, SchemaError, Store};
 use crate::time::{Clock, SystemClock};
 
 /// Builds a [`Governance`].
@@ -137,14 +137,9 @@ impl GovernanceBuilder {
     ///
     /// Cancel safe: nothing is written.
     pub async fn connect(self) -> Result<Governance, ConnectError> {
-        let pool = self.database.connect_pool().await?;
-        check_schema(&pool).await?;
-        let store = Store::new(
-            pool,
-            self.tenant.clone(),
-            self.clock,
-            self.database.deadline(),
-        );
+        let store = Store::open(&self.database, self.tenant.clone(), self.clock).await?;
+        self.database.check_pooler().await?;
+        store.check_schema().await?;
         let parts = Parts::open(&store, &self.keys, &self.audit, self.cost).await?;
         let gov = Governance::assemble(self.database, store, self.keys, parts, self.settings);
         if self.drain_on_sigterm {

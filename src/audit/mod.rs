@@ -122,8 +122,7 @@ impl Audit {
         tenant: TenantId,
         journal: JournalSettings,
     ) -> Result<Self, DatabaseError> {
-        let pool = database.connect_pool().await?;
-        let store = Store::new(pool, tenant, Arc::new(SystemClock), database.deadline());
+        let store = Store::open(database, tenant, Arc::new(SystemClock)).await?;
         let options = AuditOptions {
             journal,
             ..AuditOptions::default()

@@ -118,8 +118,7 @@ impl Cost {
         clock: Arc<dyn Clock>,
         settings: CostSettings,
     ) -> Result<Self, DatabaseError> {
-        let pool = database.connect_pool().await?;
-        let store = Store::new(pool, tenant, clock, database.deadline());
+        let store = Store::open(database, tenant, clock).await?;
         let audit = Audit::start(store.clone(), keys, &AuditOptions::default());
         Ok(Self::new(store, audit, settings))
     }

@@ -113,11 +113,9 @@ impl Scope {
         keys: AuditKeys,
         tenant: TenantId,
     ) -> Result<Self, ScopeError> {
-        let pool = database
-            .connect_pool()
+        let store = Store::open(database, tenant, Arc::new(SystemClock))
             .await
             .map_err(|_| ScopeError::Database)?;
-        let store = Store::new(pool, tenant, Arc::new(SystemClock), database.deadline());
         let scope = Self::new(
             store.clone(),
             Audit::start(store, keys, &crate::audit::AuditOptions::default()),

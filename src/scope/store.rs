@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::model::PolicyText;
 use crate::ids::AgentId;
-use crate::store::{Store, StoreError};
+use crate::store::{ExecuteIn as _, InStore as _, Store, StoreError};
 
 /// How many policies are written by one statement.
 const WRITE: usize = 1_000;
@@ -55,7 +55,8 @@ impl ScopeStore {
             .bind(self.store.tenant().as_str())
             .bind(agents)
             .bind(texts)
-            .bind(self.store.database_now());
+            .bind(self.store.database_now())
+            .persistent(false);
             self.within(operation, insert.execute(&mut *tx)).await?;
         }
         self.within(operation, tx.commit()).await
@@ -73,7 +74,7 @@ impl ScopeStore {
             )
             .bind(self.store.tenant().as_str())
             .bind(agent.as_str())
-            .execute(self.store.pool())
+            .execute_in(&self.store)
             .await
         };
         let done = self
@@ -99,7 +100,7 @@ impl ScopeStore {
             .bind(self.store.tenant().as_str())
             .bind(after)
             .bind(PAGE)
-            .fetch_all(self.store.pool())
+            .fetch_all_in(&self.store)
             .await
         };
         self.store.run_idempotent("read scope policies", work).await

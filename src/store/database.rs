@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 #[cfg(feature = "embedded")]
 use super::embedded::{Cluster, EmbeddedError};
-use super::{MigrateError, Migrated, Migration, StoreError};
+use super::{MigrateError, Migrated, Migration, StoreError, StoreFault, statement};
 use crate::error::ErrorKind;
 
 /// Where the URL of the database is looked for, first name first.
@@ -55,6 +55,7 @@ pub(crate) struct Settings {
     pool_size: u32,
     acquire: Duration,
     statement: Duration,
+    pooled: bool,
 }
 
 struct Opened {
@@ -113,6 +114,7 @@ impl Database {
                 pool_size: 15,
                 acquire: Duration::from_secs(3),
                 statement: Duration::from_secs(5),
+                pooled: false,
             },
             opened: Arc::default(),
         }
@@ -137,6 +139,19 @@ impl Database {
     #[must_use]
     pub fn statement_timeout(mut self, limit: Duration) -> Self {
         self.settings.statement = limit.max(Duration::from_millis(10));
+        self
+    }
+
+    /// Tells that PgBouncer, or another pooler that gives a session out for one transaction at a
+    /// time, stands in between.
+    ///
+    /// Every statement is then unnamed and in a transaction, which sets its own limits: six round
+    /// trips instead of one, so go past the pooler where you can. Over a host's
+    /// [`pool`](Self::pool), a pool of our own is opened with its options. Without this, `connect`
+    /// refuses such a pooler in front of a pool of our own; in front of a host's, it cannot tell.
+    #[must_use]
+    pub fn pooled(mut self) -> Self {
+        self.settings.pooled = true;
         self
     }
 
@@ -168,6 +183,24 @@ impl Database {
         self.settings.statement
     }
 
+    pub(crate) const fn is_pooled(&self) -> bool {
+        self.settings.pooled
+    }
+
+    /// Refuses a pooler that nobody told of.
+    pub(crate) async fn check_pooler(&self) -> Result<(), DatabaseError> {
+        if self.settings.pooled || matches!(self.source, Source::Pool(_)) {
+            return Ok(());
+        }
+        // One that does not refuse what a connection of ours sets at its start must have dropped it.
+        let pool = self.connect_pool().await?;
+        if statement::keeps_settings(&pool, self.settings.statement).await? {
+            Ok(())
+        } else {
+            Err(StoreError::new("check for a pooler", StoreFault::Pooler).into())
+        }
+    }
+
     #[cfg_attr(
         not(feature = "embedded"),
         expect(
@@ -183,6 +216,10 @@ impl Database {
                 Ok(Opened::plain(self.pool_over(options)))
             }
             Source::Options(options) => Ok(Opened::plain(self.pool_over((**options).clone()))),
+            Source::Pool(pool) if self.settings.pooled => {
+                let options = (*pool.connect_options()).clone();
+                Ok(Opened::plain(self.pool_over(options)))
+            }
             Source::Pool(pool) => Ok(Opened::plain(pool.clone())),
             #[cfg(feature = "embedded")]
             Source::Embedded(directory) => {
@@ -197,9 +234,13 @@ impl Database {
 
     fn pool_over(&self, options: PgConnectOptions) -> PgPool {
         let limit = self.settings.statement.as_millis().to_string();
-        let options = options
-            .application_name("portcullis")
-            .options([("statement_timeout", limit.as_str())]);
+        let options = options.application_name("portcullis");
+        let options = if self.settings.pooled {
+            // A pooler refuses what it cannot keep apart; transactions set it instead.
+            options.extra_float_digits(None).statement_cache_capacity(0)
+        } else {
+            options.options([("statement_timeout", limit.as_str())])
+        };
         PgPoolOptions::new()
             .max_connections(self.settings.pool_size)
             .acquire_timeout(self.settings.acquire)

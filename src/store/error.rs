@@ -25,6 +25,8 @@ pub enum StoreFault {
     TimedOut,
     /// All connections of the pool were in use.
     PoolExhausted,
+    /// A pooler stands in between that does not keep what a session sets.
+    Pooler,
     /// The database aborted the statement: a deadlock, a serialization failure, its own timeout.
     Aborted,
     /// A table or function is missing: the schema has not been migrated.
@@ -63,6 +65,13 @@ impl StoreError {
 
     pub(crate) fn from_driver(operation: &'static str, error: &sqlx::Error) -> Self {
         let (fault, sqlstate) = match error {
+            sqlx::Error::Database(refusal)
+                if refusal
+                    .message()
+                    .starts_with("unsupported startup parameter") =>
+            {
+                (StoreFault::Pooler, None)
+            }
             sqlx::Error::Database(refusal) => {
                 let code = refusal.code().map(std::borrow::Cow::into_owned);
                 (fault_of(code.as_deref().unwrap_or_default()), code)
@@ -112,6 +121,7 @@ impl StoreError {
             StoreFault::Malformed => ErrorKind::Integrity,
             StoreFault::NotMigrated
             | StoreFault::Forbidden
+            | StoreFault::Pooler
             | StoreFault::Constraint
             | StoreFault::Refused => ErrorKind::Misuse,
         }
@@ -158,6 +168,10 @@ impl fmt::Display for StoreError {
             StoreFault::PoolExhausted => (
                 "all connections of the pool are in use",
                 "raise the pool's size",
+            ),
+            StoreFault::Pooler => (
+                "a connection pooler stands in between that shares sessions",
+                "call Database::pooled, or connect past it",
             ),
             StoreFault::Aborted => ("the database aborted the statement", "try again"),
             StoreFault::NotMigrated => (

@@ -1,6 +1,6 @@
 //! Whether the database is as it must be: proved, not assumed.
 
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use super::{Store, StoreError, schema};
 use crate::time::Timestamp;
@@ -73,12 +73,15 @@ impl Store {
         let now = self.now();
         let (tables, triggers, grants, clock) = self
             .run_idempotent("look at the database's health", || async move {
-                Ok((
-                    present_tables(pool).await?,
-                    enabled_triggers(pool).await?,
-                    excess_grants(pool).await?,
-                    database_clock(pool).await?,
-                ))
+                let mut tx = self.begin().await?;
+                let found = (
+                    present_tables(&mut tx).await?,
+                    enabled_triggers(&mut tx).await?,
+                    excess_grants(&mut tx).await?,
+                    database_clock(&mut tx).await?,
+                );
+                tx.commit().await?;
+                Ok(found)
             })
             .await?;
         let skew = now.as_micros().saturating_sub(clock.as_micros());
@@ -146,18 +149,19 @@ fn missing(name: &'static str, wanted: &[&str], found: &[String]) -> Check {
     }
 }
 
-async fn present_tables(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+async fn present_tables(tx: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT c.relname::text
            FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = 'portcullis' AND c.relkind IN ('r', 'p')",
     )
-    .fetch_all(pool)
+    .persistent(false)
+    .fetch_all(tx)
     .await
 }
 
-async fn enabled_triggers(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+async fn enabled_triggers(tx: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT t.tgname::text
            FROM pg_catalog.pg_trigger t
@@ -165,23 +169,26 @@ async fn enabled_triggers(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = 'portcullis' AND t.tgenabled IN ('O', 'A') AND NOT t.tgisinternal",
     )
-    .fetch_all(pool)
+    .persistent(false)
+    .fetch_all(tx)
     .await
 }
 
 /// What the role may do to entries and should not.
-async fn excess_grants(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+async fn excess_grants(tx: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT p.name
            FROM unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) AS p(name)
           WHERE has_table_privilege('portcullis.entries', p.name)",
     )
-    .fetch_all(pool)
+    .persistent(false)
+    .fetch_all(tx)
     .await
 }
 
-async fn database_clock(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
+async fn database_clock(tx: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
     sqlx::query_scalar("SELECT clock_timestamp()")
-        .fetch_one(pool)
+        .persistent(false)
+        .fetch_one(tx)
         .await
 }

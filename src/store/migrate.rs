@@ -99,10 +99,12 @@ impl<'d> Migration<'d> {
         // Several processes come here at once; the first does the work, the others find it done.
         // A migration may outlast the limit that ordinary statements have.
         sqlx::query("SET LOCAL statement_timeout = 0")
+            .persistent(false)
             .execute(&mut *tx)
             .await
             .map_err(during("lift the statement timeout"))?;
         sqlx::query("LOCK TABLE portcullis.schema_migrations IN EXCLUSIVE MODE")
+            .persistent(false)
             .execute(&mut *tx)
             .await
             .map_err(during("lock the migrations"))?;
@@ -159,6 +161,7 @@ async fn try_bootstrap(pool: &PgPool) -> Result<Bootstrap, sqlx::Error> {
                           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                          WHERE n.nspname = 'portcullis')",
     )
+    .persistent(false)
     .fetch_one(&mut *tx)
     .await?;
     if marked {
@@ -188,6 +191,7 @@ async fn apply_missing(tx: &mut PgConnection) -> Result<Vec<&'static str>, Migra
     let known: Vec<(i32, Vec<u8>)> = sqlx::query_as(
         "SELECT version, checksum FROM portcullis.schema_migrations ORDER BY version",
     )
+    .persistent(false)
     .fetch_all(&mut *tx)
     .await
     .map_err(StoreError::during("read the migrations"))?;
@@ -212,6 +216,7 @@ async fn apply_missing(tx: &mut PgConnection) -> Result<Vec<&'static str>, Migra
         .bind(step.name)
         .bind(checksum)
         .bind(step.oldest_compatible)
+        .persistent(false)
         .execute(&mut *tx)
         .await
         .map_err(StoreError::during("record a migration"))?;
@@ -228,6 +233,7 @@ async fn apply_missing(tx: &mut PgConnection) -> Result<Vec<&'static str>, Migra
 async fn grant(tx: &mut PgConnection, role: &str) -> Result<(), MigrateError> {
     sqlx::query("SELECT set_config('portcullis.app_role', $1, true)")
         .bind(role)
+        .persistent(false)
         .execute(&mut *tx)
         .await
         .map_err(StoreError::during("name the application role"))?;

@@ -19,6 +19,7 @@ mod error;
 mod health;
 mod migrate;
 mod schema;
+mod statement;
 #[cfg(feature = "embedded")]
 mod testing;
 mod types;
@@ -27,15 +28,15 @@ pub(crate) mod user;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{PgPool, Postgres, Transaction};
 
 pub use database::{Database, DatabaseError};
 pub use error::{StoreError, StoreFault};
 pub use health::{Check, StoreHealth};
 pub use migrate::{MigrateError, Migrated, Migration};
 pub use schema::SchemaError;
-pub(crate) use schema::check as check_schema;
+pub(crate) use statement::{ExecuteIn, InStore, begin_on};
 #[cfg(feature = "embedded")]
 pub use testing::TestDatabase;
 
@@ -52,6 +53,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Store {
     shared: Arc<Shared>,
     tenant: TenantId,
+    pooled: bool,
 }
 
 #[derive(Debug)]
@@ -75,11 +77,36 @@ impl Store {
                 deadline,
             }),
             tenant,
+            pooled: false,
         }
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
+    /// The store of `tenant` in `database`.
+    pub(crate) async fn open(
+        database: &Database,
+        tenant: TenantId,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, DatabaseError> {
+        let pool = database.connect_pool().await?;
+        Ok(Self {
+            pooled: database.is_pooled(),
+            ..Self::new(pool, tenant, clock, database.deadline())
+        })
+    }
+
+    // Private: a statement of another module could forget the pooler.
+    fn pool(&self) -> &PgPool {
         &self.shared.pool
+    }
+
+    /// Refuses a schema that does not serve this crate.
+    pub(crate) async fn check_schema(&self) -> Result<(), SchemaError> {
+        schema::check(self.pool()).await
+    }
+
+    /// Whether a pooler stands in between that shares sessions.
+    pub(crate) const fn is_pooled(&self) -> bool {
+        self.pooled
     }
 
     /// How to open a connection of one's own, apart from the pool.
@@ -95,6 +122,7 @@ impl Store {
         Self {
             shared: Arc::clone(&self.shared),
             tenant,
+            pooled: self.pooled,
         }
     }
 
@@ -110,15 +138,6 @@ impl Store {
     /// How long any one operation may take, retries included.
     pub(crate) fn deadline(&self) -> Duration {
         self.shared.deadline
-    }
-
-    /// Begins a transaction, by a task of its own: cancelled between sending BEGIN and hearing of it,
-    /// the driver would give the connection back with the transaction open.
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let pool = self.pool().clone();
-        tokio::spawn(async move { pool.begin().await })
-            .await
-            .unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 
     /// Runs `work`; again when the database aborted it, which is safe for every statement.

@@ -13,15 +13,9 @@ pub(crate) fn newest() -> i32 {
 
 /// Refuses a schema that is too old for this crate, or that no longer serves it.
 pub(crate) async fn check(pool: &PgPool) -> Result<(), SchemaError> {
-    let read = sqlx::query_as::<_, (i32, i32)>(
-        "SELECT version, oldest_compatible
-           FROM portcullis.schema_migrations
-          ORDER BY version DESC
-          LIMIT 1",
-    )
-    .fetch_optional(pool)
-    .await
-    .map_err(StoreError::during("read the schema version"));
+    let read = read_version(pool)
+        .await
+        .map_err(StoreError::during("read the schema version"));
     let (version, oldest_compatible) = match read {
         Ok(Some(found)) => found,
         Ok(None) => return Err(SchemaError::Missing),
@@ -46,10 +40,35 @@ pub(crate) async fn check(pool: &PgPool) -> Result<(), SchemaError> {
     Ok(())
 }
 
+// In a transaction and unnamed, here and below: a pooler may stand in between.
+async fn read_version(pool: &PgPool) -> Result<Option<(i32, i32)>, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    let read = sqlx::query_as(
+        "SELECT version, oldest_compatible
+           FROM portcullis.schema_migrations
+          ORDER BY version DESC
+          LIMIT 1",
+    )
+    .persistent(false)
+    .fetch_optional(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(read)
+}
+
+async fn read_encoding(pool: &PgPool) -> Result<String, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    let encoding = sqlx::query_scalar("SELECT current_setting('server_encoding')")
+        .persistent(false)
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(encoding)
+}
+
 /// Refuses a database that cannot hold what we write.
 pub(crate) async fn check_encoding(pool: &PgPool) -> Result<(), SchemaError> {
-    let encoding: String = sqlx::query_scalar("SELECT current_setting('server_encoding')")
-        .fetch_one(pool)
+    let encoding = read_encoding(pool)
         .await
         .map_err(StoreError::during("read the server's encoding"))?;
     if encoding == "UTF8" {

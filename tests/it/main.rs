@@ -33,6 +33,7 @@ mod openai_retry;
 mod openai_stream;
 mod outbox;
 mod permit;
+mod pgbouncer;
 mod scope;
 mod secrecy;
 mod statements;

@@ -7,7 +7,7 @@ use crate::audit::AuditEvent;
 use crate::call::Principal;
 use crate::ids::{AgentId, SessionId, TenantId};
 use crate::secret::Secret;
-use crate::store::TestDatabase;
+use crate::store::{ExecuteIn as _, InStore as _, TestDatabase};
 use crate::time::Timestamp;
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn every_page_is_led_by_an_index_in_both_directions() {
         audit.append_all(events).await.unwrap();
     }
     sqlx::query("ANALYZE portcullis.entries")
-        .execute(audit.store().pool())
+        .execute_in(audit.store())
         .await
         .unwrap();
     let at = audit.event(last.unwrap()).await.unwrap().unwrap();
@@ -82,7 +82,7 @@ async fn explain(audit: &Audit, query: &Query) -> String {
     let rows = page
         .bound(text)
         .persistent(false)
-        .fetch_all(audit.store().pool())
+        .fetch_all_in(audit.store())
         .await
         .unwrap();
     let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();

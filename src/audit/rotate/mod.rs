@@ -114,8 +114,10 @@ impl Audit {
         let store = self.store();
         let tenant = store.tenant();
         let look = || async {
-            let mut connection = store.pool().acquire().await?;
-            sql::fetch_current(&mut connection, tenant.as_str()).await
+            let mut transaction = store.begin().await?;
+            let stored = sql::fetch_current(&mut transaction, tenant.as_str()).await?;
+            transaction.commit().await?;
+            Ok(stored)
         };
         let stored = store
             .run_idempotent("learn the current audit key", look)

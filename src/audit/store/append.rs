@@ -102,28 +102,32 @@ const ONE: &str = concat!(
 pub(super) const COMPOSED: [&str; 3] = [BATCH, RICH, ONE];
 
 /// Appends a batch if the chain is still ours and ends where we believe; says how many entries
-/// were written: all or none.
+/// were written: all or none. `named` keeps the statement prepared in the session.
 pub(in crate::audit) async fn try_append(
     connection: &mut PgConnection,
     hold: Hold<'_>,
     from: &Head,
     to: &Head,
     columns: &Columns,
+    named: bool,
 ) -> Result<u64, sqlx::Error> {
     let one = to.next_seq == from.next_seq.saturating_add(1);
     let done = match (columns.rich, one) {
         (false, true) => {
             one_of(advancing(ONE, hold, from, to), columns)
+                .persistent(named)
                 .execute(connection)
                 .await
         }
         (false, false) => {
             batch_of(advancing(BATCH, hold, from, to), columns)
+                .persistent(named)
                 .execute(connection)
                 .await
         }
         (true, _) => {
             rich_of(advancing(RICH, hold, from, to), columns)
+                .persistent(named)
                 .execute(connection)
                 .await
         }

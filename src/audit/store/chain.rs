@@ -145,6 +145,7 @@ pub(in crate::audit) async fn try_claim(
     .bind(holder)
     .bind(i64::from(key_id))
     .bind(now)
+    .persistent(false)
     .fetch_optional(connection)
     .await?
     .map(StoredChain::read)
@@ -160,6 +161,7 @@ pub(in crate::audit) async fn fetch_next_chain_no(
         "SELECT coalesce(max(chain_no), 0) + 1 FROM portcullis.chains WHERE tenant_id = $1",
     )
     .bind(tenant)
+    .persistent(false)
     .fetch_one(connection)
     .await?;
     u32::try_from(next).map_err(|_| sqlx::Error::Decode("no chain number is left".into()))
@@ -243,6 +245,7 @@ pub(in crate::audit) async fn try_reclaim(
     .bind(hold.now)
     .bind(i64::from(hold.key_id))
     .bind(attempts)
+    .persistent(false)
     .fetch_optional(connection)
     .await?
     .map(StoredChain::read)
@@ -262,6 +265,7 @@ pub(in crate::audit) async fn fetch_chain(
     )
     .bind(hold.tenant)
     .bind(hold.number())
+    .persistent(false)
     .fetch_optional(connection)
     .await?
     .map(StoredChain::read)
@@ -285,6 +289,7 @@ pub(in crate::audit) async fn stop(
     )
     .bind(hold.tenant)
     .bind(hold.number())
+    .persistent(false)
     .execute(connection)
     .await
     .map(drop)
@@ -310,6 +315,7 @@ pub(in crate::audit) async fn give_back(
     .bind(hold.epoch)
     .bind(hold.holder)
     .bind(hold.now)
+    .persistent(false)
     .execute(connection)
     .await
     .map(drop)

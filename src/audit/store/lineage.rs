@@ -3,7 +3,7 @@
 use super::columns::columns;
 use super::read::{Fetched, previous};
 use crate::ids::EventId;
-use crate::store::{Store, StoreError};
+use crate::store::{InStore as _, Store, StoreError};
 
 /// How far a lineage is walked.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ async fn list(
             .bind(bounds.depth)
             .bind(bounds.rows)
             .bind(with_previous)
-            .fetch_all(store.pool())
+            .fetch_all_in(store)
             .await
     };
     let rows = store

@@ -56,6 +56,7 @@ pub(in crate::audit) async fn list_events(
     )
     .bind(tenant)
     .bind(ids)
+    .persistent(false)
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(StoredEvent::read).collect()

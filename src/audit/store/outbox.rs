@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::audit::outbox::Queued;
-use crate::store::{Store, StoreError};
+use crate::store::{ExecuteIn as _, InStore as _, Store, StoreError};
 use crate::time::Timestamp;
 
 /// How many rows are read and moved at once.
@@ -90,7 +90,7 @@ pub(in crate::audit) async fn list_after(
         .bind(store.tenant().as_str())
         .bind(after)
         .bind(PAGE)
-        .fetch_all(store.pool())
+        .fetch_all_in(store)
         .await
     };
     let rows = store.run_idempotent("read the outbox", work).await?;
@@ -146,7 +146,7 @@ pub(in crate::audit) async fn delete_recorded(
         )
         .bind(store.tenant().as_str())
         .bind(places)
-        .execute(store.pool())
+        .execute_in(store)
         .await
     };
     let done = store.run_idempotent("clear the outbox", work).await;

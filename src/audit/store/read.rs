@@ -12,7 +12,7 @@ use crate::audit::keys::Tag;
 use crate::audit::read::Lead;
 use crate::audit::stored::{self, COLUMNS, Stored, Torn};
 use crate::ids::{EventId, TenantId};
-use crate::store::{Store, StoreError};
+use crate::store::{InStore as _, Store, StoreError};
 use crate::time::Timestamp;
 
 /// An entry and, where it was asked for, the MAC that is stored before it.
@@ -201,7 +201,7 @@ pub(in crate::audit) async fn list_entries(
 ) -> Result<Vec<Fetched>, StoreError> {
     let work = || async {
         let query = page.bound(page.sql()).persistent(false);
-        query.fetch_all(store.pool()).await
+        query.fetch_all_in(store).await
     };
     let rows = store
         .run_idempotent("read a page of the audit trail", work)
@@ -229,7 +229,7 @@ pub(in crate::audit) async fn fetch_entry(
             .bind(store.tenant().as_str())
             .bind(id.as_uuid())
             .bind(with_previous)
-            .fetch_optional(store.pool())
+            .fetch_optional_in(store)
             .await
     };
     let row = store
@@ -248,7 +248,7 @@ pub(in crate::audit) async fn list_heads(store: &Store) -> Result<Vec<(i32, i64)
               ORDER BY c.chain_no",
         )
         .bind(store.tenant().as_str())
-        .fetch_all(store.pool())
+        .fetch_all_in(store)
         .await
     };
     store
@@ -284,7 +284,7 @@ pub(in crate::audit) async fn list_chain(
             .bind(after)
             .bind(to)
             .bind(with_previous)
-            .fetch_all(store.pool())
+            .fetch_all_in(store)
             .await
     };
     let rows = store.run_idempotent("follow the audit trail", work).await?;

@@ -88,6 +88,7 @@ pub(in crate::audit) async fn list_chains(
           ORDER BY n.chain_no",
     )
     .bind(tenant.as_str())
+    .persistent(false)
     .fetch_all(connection)
     .await
     .map_err(&during)?;
@@ -129,6 +130,7 @@ pub(in crate::audit) async fn list_session_ranges(
     )
     .bind(tenant.as_str())
     .bind(session.as_str())
+    .persistent(false)
     .fetch_all(connection)
     .await
     .map_err(StoreError::during("find a session in the audit trail"))
@@ -143,6 +145,7 @@ pub(in crate::audit) async fn unhurry(transaction: &mut PgConnection) -> Result<
                 set_config('enable_sort', 'off', true),
                 set_config('enable_bitmapscan', 'off', true)",
     )
+    .persistent(false)
     .execute(transaction)
     .await
     .map(drop)
@@ -166,6 +169,7 @@ pub(in crate::audit) async fn set_range(
     .bind(chain_no.to_string())
     .bind(after.to_string())
     .bind(to.to_string())
+    .persistent(false)
     .execute(connection)
     .await
     .map(drop)

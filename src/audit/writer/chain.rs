@@ -2,10 +2,10 @@
 
 use tokio::time::timeout;
 
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 
 use super::batch::Place;
-use super::lane::Lane;
+use super::lane::{Lane, alone};
 use super::outcome::{Failure, Fault};
 use crate::audit::error::AuditError;
 use crate::audit::keys::MacKey;
@@ -65,7 +65,8 @@ impl Lane<'_> {
         let unanswered = chain.reclaims;
         chain.reclaims += 1;
         self.shared.stats.statement();
-        let work = chain::try_reclaim(connection, hold, unanswered);
+        let store = &self.shared.store;
+        let work = alone!(store, connection, chain::try_reclaim, hold, unanswered);
         let found = Self::answer(FIND_OUT, timeout(self.limit, work).await);
         let found = Self::heed(&mut self.connection, found)?;
         let Some(found) = found else {
@@ -96,7 +97,8 @@ impl Lane<'_> {
             return Err(Failure::unreachable(FIND_OUT));
         };
         self.shared.stats.statement();
-        let work = chain::fetch_chain(connection, hold);
+        let store = &self.shared.store;
+        let work = alone!(store, connection, chain::fetch_chain, hold);
         let found = Self::answer(FIND_OUT, timeout(self.limit, work).await);
         let ours = chain.head.next_seq;
         match Self::heed(&mut self.connection, found)? {
@@ -143,7 +145,8 @@ impl Lane<'_> {
             now: self.shared.store.database_now(),
         };
         self.shared.stats.statement();
-        let work = chain::stop(connection, hold);
+        let store = &self.shared.store;
+        let work = alone!(store, connection, chain::stop, hold);
         let stopped = Self::answer("stop a chain", timeout(self.limit, work).await);
         if let Err(failure) = Self::heed(&mut self.connection, stopped) {
             // Whoever claims it finds the same and stops it.
@@ -163,12 +166,15 @@ impl Lane<'_> {
         let store = &self.shared.store;
         let (tenant, key_id) = (store.tenant().as_str(), self.keys.key_id);
         self.shared.stats.statement();
-        let work = chain::try_claim(
+        let (holder, now) = (self.holder, store.database_now());
+        let work = alone!(
+            store,
             connection,
+            chain::try_claim,
             tenant,
-            self.holder,
+            holder,
             key_id,
-            store.database_now(),
+            now
         );
         let claimed = Self::answer(CLAIM, timeout(self.limit, work).await);
         if let Some(claimed) = Self::heed(&mut self.connection, claimed)? {
@@ -198,9 +204,14 @@ impl Lane<'_> {
         for _ in 0..OPENINGS {
             self.shared.stats.statement();
             self.shared.stats.statement();
-            let no = chain::fetch_next_chain_no(connection, tenant.as_str())
-                .await
-                .map_err(failed)?;
+            let no = alone!(
+                store,
+                connection,
+                chain::fetch_next_chain_no,
+                tenant.as_str()
+            )
+            .await
+            .map_err(failed)?;
             let place = Place {
                 tenant,
                 keys: &self.keys,
@@ -215,7 +226,7 @@ impl Lane<'_> {
                 key_id: self.keys.key_id,
                 now: store.database_now(),
             };
-            if chain::try_open(connection, hold, &genesis)
+            if alone!(store, connection, chain::try_open, hold, &genesis)
                 .await
                 .map_err(failed)?
             {
@@ -249,7 +260,8 @@ impl Lane<'_> {
                 now: self.shared.store.database_now(),
             };
             self.shared.stats.statement();
-            let work = chain::give_back(&mut connection, hold);
+            let (store, lent) = (&self.shared.store, &mut connection);
+            let work = alone!(store, lent, chain::give_back, hold);
             let given = Self::answer("give a chain back", timeout(self.limit, work).await);
             if let Err(failure) = given {
                 tracing::debug!(error = %failure.error, "the chain's lease runs out instead");

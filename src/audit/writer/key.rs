@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sqlx::PgConnection;
 use tokio::time::timeout;
 
-use super::lane::Lane;
+use super::lane::{Lane, alone};
 use super::outcome::{Failure, Fault};
 use super::{Keys, Shared};
 use crate::audit::keys::Purpose;
@@ -22,13 +23,14 @@ impl Lane<'_> {
     /// tenant that has none.
     pub(super) async fn learn_key(&mut self) -> Result<(), Failure> {
         let shared = self.shared;
-        let (tenant, ring) = (shared.store.tenant(), &shared.ring);
+        let (store, ring) = (&shared.store, &shared.ring);
+        let tenant = store.tenant();
         for _ in 0..LOOKS {
             let Some(connection) = self.connection.as_mut() else {
                 return Err(Failure::unreachable(LEARN));
             };
             shared.stats.statement();
-            let work = keyring::fetch_current(connection, tenant.as_str());
+            let work = alone!(store, connection, keyring::fetch_current, tenant.as_str());
             let stored = Self::answer(LEARN, timeout(self.limit, work).await);
             let stored = Self::heed(&mut self.connection, stored)?;
             let known = shared.newest.load(Ordering::Acquire);
@@ -48,7 +50,14 @@ impl Lane<'_> {
                     };
                     shared.stats.statement();
                     let now = shared.store.database_now();
-                    let work = keyring::insert_first(connection, tenant.as_str(), &first, now);
+                    let work = alone!(
+                        store,
+                        connection,
+                        keyring::insert_first,
+                        tenant.as_str(),
+                        &first,
+                        now
+                    );
                     let begun = Self::answer(LEARN, timeout(self.limit, work).await);
                     Self::heed(&mut self.connection, begun)?;
                 }

@@ -31,6 +31,23 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a batch is tried without an error that says why it did not succeed.
 const ROUNDS: u32 = 16;
 
+/// Runs one statement of a lane; in a transaction of its own where a pooler shares sessions.
+macro_rules! alone {
+    ($store:expr, $connection:ident, $run:path $(, $argument:expr)*) => {
+        async {
+            let connection: &mut PgConnection = &mut *$connection;
+            if !$store.is_pooled() {
+                return $run(connection $(, $argument)*).await;
+            }
+            let mut tx = crate::store::begin_on(connection, $store.deadline()).await?;
+            let done = $run(&mut tx $(, $argument)*).await?;
+            tx.commit().await?;
+            Ok(done)
+        }
+    };
+}
+pub(super) use alone;
+
 /// Groups on their way into one batch.
 struct Attempt {
     groups: Vec<Group>,
@@ -216,7 +233,12 @@ impl<'s> Lane<'s> {
         attempt.sent = true;
         shared.stats.statement();
         let batch = &self.batch;
-        let work = try_append(connection, hold, &batch.from, &batch.to, &batch.columns);
+        let (from, to, columns) = (&batch.from, &batch.to, &batch.columns);
+        let store = &shared.store;
+        let named = !store.is_pooled();
+        let work = alone!(
+            store, connection, try_append, hold, from, to, columns, named
+        );
         let failure = match timeout(self.limit, work).await {
             Ok(Ok(written)) if written == batch.len() => {
                 chain.head = batch.to;
@@ -262,10 +284,13 @@ impl<'s> Lane<'s> {
         // Statements are not logged by the driver: they would hold nothing that the trail lacks.
         let options = self.shared.store.connect_options();
         let options = (*options).clone().disable_statement_logging();
-        let limit = self.limit;
+        let (limit, pooled) = (self.limit, self.shared.store.is_pooled());
         let work = async {
             let mut connection = options.connect().await?;
-            prepare_session(&mut connection, limit).await?;
+            // Through a pooler there is no session of one's own.
+            if !pooled {
+                prepare_session(&mut connection, limit).await?;
+            }
             Ok(connection)
         };
         self.shared.stats.statement();
@@ -287,7 +312,8 @@ impl<'s> Lane<'s> {
         let ids = ids(groups);
         let tenant = self.shared.store.tenant().as_str();
         self.shared.stats.statement();
-        let work = lookup::list_events(connection, tenant, &ids);
+        let store = &self.shared.store;
+        let work = alone!(store, connection, lookup::list_events, tenant, &ids);
         let found = Self::answer("look for audit events", timeout(self.limit, work).await);
         let found = Self::heed(&mut self.connection, found)?;
         settle(groups, &found, self.shared);

@@ -8,7 +8,7 @@ use crate::cost::budget::{Budget, Limits, Period, Window};
 use crate::cost::price::Price;
 use crate::ids::{AgentId, BudgetName};
 use crate::money::Usd;
-use crate::store::StoreError;
+use crate::store::{InStore as _, StoreError};
 
 /// What became of a registration.
 #[derive(Clone, Debug)]
@@ -51,6 +51,7 @@ impl CostStore {
                 )
                 .bind(self.tenant())
                 .bind(name.as_str())
+                .persistent(false)
                 .fetch_all(&mut *tx)
                 .await?
                 .pop();
@@ -97,6 +98,7 @@ impl CostStore {
                 .bind(budget.fallback.map(|price| price.dearest_input()))
                 .bind(budget.fallback.map(|price| price.output))
                 .bind(self.store.now())
+                .persistent(false)
                 .execute(&mut *tx)
                 .await?;
                 let overruns = sqlx::query(
@@ -137,6 +139,7 @@ impl CostStore {
                 .bind(self.tenant())
                 .bind(name.as_str())
                 .bind(self.store.database_now())
+                .persistent(false)
                 .fetch_all(&mut *tx)
                 .await?
                 .iter()
@@ -168,7 +171,7 @@ impl CostStore {
                 )
                 .bind(self.tenant())
                 .bind(name.as_str())
-                .fetch_all(self.store.pool())
+                .fetch_all_in(&self.store)
                 .await?
                 .first()
                 .map(|row| parsed(row, "agent_id"))
@@ -190,7 +193,7 @@ impl CostStore {
                       ORDER BY name, period",
                 )
                 .bind(self.tenant())
-                .fetch_all(self.store.pool())
+                .fetch_all_in(&self.store)
                 .await?
                 .iter()
                 .map(part)

@@ -8,7 +8,7 @@ use super::{CostStore, bound, largest, maybe, parse, parsed, window};
 use crate::cost::budget::{State, Window};
 use crate::ids::{AgentId, BudgetName, ModelName, ReservationId, SessionId, UserId};
 use crate::money::Usd;
-use crate::store::StoreError;
+use crate::store::{InStore as _, StoreError};
 use crate::time::Timestamp;
 use crate::usage::Usage;
 
@@ -195,7 +195,7 @@ impl CostStore {
                 .bind(tokens(|usage| usage.cached_input_tokens))
                 .bind(tokens(|usage| usage.reasoning_tokens))
                 .bind(finish.model.as_ref().map(AsRef::<str>::as_ref))
-                .fetch_all(self.store.pool())
+                .fetch_all_in(&self.store)
                 .await?
                 .iter()
                 .map(|row| Ok((head(row)?, charged(row)?)))
@@ -228,7 +228,7 @@ impl CostStore {
                 )
                 .bind(self.tenant())
                 .bind(id.as_uuid())
-                .fetch_optional(self.store.pool())
+                .fetch_optional_in(&self.store)
                 .await?
                 .map(|row| stored(&row))
                 .transpose()
@@ -265,7 +265,7 @@ impl CostStore {
                 .bind(self.store.database_now())
                 .bind(by)
                 .bind(SWEPT_AT_ONCE)
-                .fetch_all(self.store.pool())
+                .fetch_all_in(&self.store)
                 .await?
                 .iter()
                 .map(|row| {

@@ -7,7 +7,7 @@ use super::{CostStore, bound, count, limit, parsed, seconds, window};
 use crate::cost::budget::Window;
 use crate::ids::{AgentId, BudgetName, ModelName, ReservationId, SessionId, UserId};
 use crate::money::Usd;
-use crate::store::{StoreError, StoreFault};
+use crate::store::{ExecuteIn as _, InStore as _, StoreError, StoreFault};
 use crate::time::Timestamp;
 
 const OPERATION: &str = "reserve from a budget";
@@ -208,7 +208,7 @@ impl CostStore {
         .bind(bound(demand.either))
         .bind(demand.lease_micros)
         .bind(demand.spent_already)
-        .fetch_all(self.store.pool())
+        .fetch_all_in(&self.store)
         .await?;
         let admitted = rows
             .first()
@@ -251,7 +251,7 @@ impl CostStore {
         .bind(demand.agent.as_str())
         .bind(demand.session.as_str())
         .bind(self.store.database_now())
-        .execute(self.store.pool())
+        .execute_in(&self.store)
         .await
         .map(drop)
     }

@@ -8,7 +8,7 @@ use crate::call::Principal;
 use crate::cost::budget::{Limits, Period, State, Window};
 use crate::ids::{BudgetName, ModelName};
 use crate::money::Usd;
-use crate::store::StoreError;
+use crate::store::{InStore as _, StoreError};
 use crate::time::Timestamp;
 
 /// One window of a principal, open or not.
@@ -86,7 +86,7 @@ impl CostStore {
                 .bind(who.agent_id().as_str())
                 .bind(who.session_id().as_str())
                 .bind(self.store.database_now())
-                .fetch_all(self.store.pool())
+                .fetch_all_in(&self.store)
                 .await?
                 .iter()
                 .map(current)
@@ -139,7 +139,7 @@ impl CostStore {
                 .bind(who.session_id().as_str())
                 .bind(since)
                 .bind(day)
-                .fetch_all(self.store.pool())
+                .fetch_all_in(&self.store)
                 .await?
                 .iter()
                 .map(by_model)

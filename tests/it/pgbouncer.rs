@@ -200,16 +200,20 @@ async fn work(gov: Governance, me: Principal, task: usize) {
 /// What a client sets or names in a session, the next client finds there.
 async fn assert_nothing_is_left_in_the_sessions(bouncer: &Bouncer) {
     let pool = bouncer.database().pooled().connect_pool().await.unwrap();
-    let looks = (0..20).map(|_| {
-        sqlx::raw_sql(
-            "SELECT current_setting('statement_timeout') || current_setting('plan_cache_mode')
-                    || (SELECT count(*) FROM pg_catalog.pg_prepared_statements)",
-        )
-        .fetch_one(&pool)
-    });
-    for row in futures_util::future::join_all(looks).await {
-        assert_eq!(row.unwrap().get::<String, _>(0), "0auto0");
+    // Two transactions at once have both sessions.
+    let mut both = [pool.begin().await.unwrap(), pool.begin().await.unwrap()];
+    let mut sessions = Vec::new();
+    for tx in &mut both {
+        let look = sqlx::raw_sql(
+            "SELECT pg_backend_pid()::text,
+                    current_setting('statement_timeout') || ' ' || current_setting('plan_cache_mode')
+                    || ' ' || (SELECT count(*) FROM pg_catalog.pg_prepared_statements)",
+        );
+        let row = look.fetch_one(&mut **tx).await.unwrap();
+        assert_eq!(row.get::<String, _>(1), "0 auto 0");
+        sessions.push(row.get::<String, _>(0));
     }
+    assert_ne!(sessions[0], sessions[1]);
 }
 
 /// How many events the callers have, page by page, over a pool of the host's.

@@ -14,6 +14,7 @@ use sqlx::{Connection as _, FromRow, PgPool, Postgres, Row as _, Transaction};
 
 use super::{Store, StoreError};
 
+/// What our statements count on, whatever the database's default is.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// A statement that is run by itself.
@@ -90,11 +91,10 @@ impl Store {
         let (pool, limit) = (self.pool().clone(), self.deadline());
         let pooled = self.is_pooled();
         let begun = async move {
-            if !pooled {
-                return pool.begin().await;
-            }
             let mut tx = pool.begin_with(BEGIN).await?;
-            limit_transaction(&mut tx, limit).await?;
+            if pooled {
+                limit_transaction(&mut tx, limit).await?;
+            }
             Ok(tx)
         };
         tokio::spawn(begun)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portcullis::audit::{Audit, AuditError, AuditEvent, Query};
+use portcullis::store::TestDatabase;
 use portcullis::{Database, ErrorKind, EventId, TenantId};
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -127,6 +128,37 @@ async fn a_serialization_failure_of_the_hosts_takes_the_event_with_it_and_events
     }
     assert_eq!(trail.numbers("app.race").await, [1, 1, 2]);
     trail.assert_clean().await;
+}
+
+/// Where every session is serializable, a look into the outbox that was, too, would be the first of
+/// three transactions that Postgres may not let commit: ours, the host's, and one that the host
+/// did not see.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_into_the_outbox_fails_no_transaction_where_serializable_is_the_default() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let mut host = connect(&test.options()).await;
+    host.execute("CREATE TABLE invoices (n bigint)")
+        .await
+        .unwrap();
+    let default = format!(
+        "ALTER DATABASE {} SET default_transaction_isolation = 'serializable'",
+        test.name()
+    );
+    host.execute(sqlx::AssertSqlSafe(default)).await.unwrap();
+    let (mut one, mut other) = (
+        connect(&test.options()).await,
+        connect(&test.options()).await,
+    );
+    let audit = writer(&Database::options(test.options())).await;
+    let mut tx = one.begin().await.unwrap();
+    let queued = event("app.queued");
+    audit.append_in_tx(&mut tx, queued.clone()).await.unwrap();
+    tx.execute("SELECT count(*) FROM invoices").await.unwrap();
+    insert(&mut other, 1).await;
+    assert_eq!(audit.move_outbox().await.unwrap().moved, 0);
+    tx.commit().await.unwrap();
+    audit.move_outbox().await.unwrap();
+    assert!(audit.event(queued.id()).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

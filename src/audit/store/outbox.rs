@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::audit::outbox::Queued;
-use crate::store::{ExecuteIn as _, InStore as _, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
 
 /// How many rows are read and moved at once.
@@ -68,14 +68,16 @@ pub(in crate::audit) async fn insert_in_tx(
 
 /// The rows after a place, in order; at the end fewer than a page, or none.
 //
-// Only what is committed is seen. A transaction that commits later may stand before what was read:
+// In a transaction for the sake of its isolation level: where serializable is the default, looking
+// could fail the transactions of hosts. Only what is committed is seen. A transaction that commits later may stand before what was read:
 // every round begins at the first row again.
 pub(in crate::audit) async fn list_after(
     store: &Store,
     after: Uuid,
 ) -> Result<Vec<Found>, StoreError> {
     let work = || async {
-        sqlx::query(
+        let mut tx = store.begin().await?;
+        let rows = sqlx::query(
             "SELECT o.place, o.event_id, o.key_id, o.kind, o.occurred_at, o.occurred_given,
                     o.session_id, o.agent_id, o.user_id, o.agent_key, o.parent_id, o.model,
                     o.input_hash, o.output_hash, o.decision, o.metadata, o.signature, o.mac,
@@ -90,8 +92,11 @@ pub(in crate::audit) async fn list_after(
         .bind(store.tenant().as_str())
         .bind(after)
         .bind(PAGE)
-        .fetch_all_in(store)
-        .await
+        .persistent(false)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows)
     };
     let rows = store.run_idempotent("read the outbox", work).await?;
     let found = rows.iter().map(|row| {
@@ -136,6 +141,7 @@ pub(in crate::audit) async fn delete_recorded(
     places: &[Uuid],
 ) -> Result<(), StoreError> {
     let work = || async {
+        let mut tx = store.begin().await?;
         sqlx::query(
             "DELETE FROM portcullis.outbox AS o
               WHERE o.tenant_id = $1
@@ -146,9 +152,10 @@ pub(in crate::audit) async fn delete_recorded(
         )
         .bind(store.tenant().as_str())
         .bind(places)
-        .execute_in(store)
-        .await
+        .persistent(false)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await
     };
-    let done = store.run_idempotent("clear the outbox", work).await;
-    done.map(drop)
+    store.run_idempotent("clear the outbox", work).await
 }

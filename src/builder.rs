@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{
-    Audit, AuditError, AuditKeys, AuditOptions, Evidence, JournalError, JournalSettings,
+    Audit, AuditError, AuditKeys, AuditOptions, Evidence, JournalError, JournalSettings, Signing,
 };
 use crate::cost::{Cost, CostSettings};
 use crate::error::ErrorKind;
@@ -35,6 +35,7 @@ pub struct GovernanceBuilder {
     tenant: TenantId,
     clock: Arc<dyn Clock>,
     audit: AuditOptions,
+    signing: Signing,
     cost: CostSettings,
     settings: Settings,
     drain_on_sigterm: bool,
@@ -48,6 +49,7 @@ impl GovernanceBuilder {
             tenant: TenantId::single(),
             clock: Arc::new(SystemClock),
             audit: AuditOptions::default(),
+            signing: Signing::default(),
             cost: CostSettings::default(),
             settings: Settings::default(),
             drain_on_sigterm: false,
@@ -90,6 +92,12 @@ impl GovernanceBuilder {
     /// [`Evidence::Spooled`].
     pub fn journal(mut self, settings: JournalSettings) -> Self {
         self.audit.journal = settings;
+        self
+    }
+
+    /// The agents' keys that entries are signed with, and which entries are (none).
+    pub fn sign(mut self, signing: Signing) -> Self {
+        self.signing = signing;
         self
     }
 
@@ -140,7 +148,7 @@ impl GovernanceBuilder {
         let store = Store::open(&self.database, self.tenant.clone(), self.clock).await?;
         self.database.check_pooler().await?;
         store.check_schema().await?;
-        let parts = Parts::open(&store, &self.keys, &self.audit, self.cost).await?;
+        let parts = Parts::open(&store, &self.keys, &self.audit, self.cost, &self.signing).await?;
         let gov = Governance::assemble(self.database, store, self.keys, parts, self.settings);
         if self.drain_on_sigterm {
             gov.exit_on_sigterm()?;
@@ -157,6 +165,7 @@ pub(crate) struct Parts {
     pub(crate) cost: Cost,
     pub(crate) audit_options: AuditOptions,
     pub(crate) cost_settings: CostSettings,
+    pub(crate) signing: Signing,
 }
 
 impl Parts {
@@ -165,8 +174,10 @@ impl Parts {
         keys: &AuditKeys,
         audit_options: &AuditOptions,
         cost_settings: CostSettings,
+        signing: &Signing,
     ) -> Result<Self, ConnectError> {
         let audit = Audit::start(store.clone(), keys.clone(), audit_options);
+        let audit = audit.sign_with(signing);
         audit.learn_key().await?;
         audit.prepare().await?;
         let scope = Scope::new(store.clone(), audit.clone());
@@ -178,6 +189,7 @@ impl Parts {
             cost,
             audit_options: audit_options.clone(),
             cost_settings,
+            signing: signing.clone(),
         })
     }
 }

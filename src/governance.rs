@@ -141,6 +141,7 @@ impl Governance {
             &inner.keys,
             options,
             inner.parts.cost_settings.clone(),
+            &inner.parts.signing,
         )
         .await?;
         // Somebody may have opened it meanwhile: theirs stands, ours has not been used yet.
@@ -263,6 +264,7 @@ impl Health {
         let audit = &self.audit;
         self.store.as_ref().is_ok_and(StoreHealth::is_ok)
             && audit.lost == 0
+            && audit.unsigned == 0
             && audit.quarantined == 0
             && audit.outbox_refused == 0
             && !audit.degraded

@@ -283,6 +283,14 @@ pub enum KeyError {
     /// The secret is weak.
     #[error(transparent)]
     Weak(#[from] WeakSecret),
+    /// The seed of an agent's key must have 32 bytes.
+    #[error(
+        "the seed of a signing key has 32 bytes and this one {bytes}; make one with `openssl rand -hex 32`"
+    )]
+    Seed {
+        /// How many it has.
+        bytes: usize,
+    },
     /// Neither a file nor an environment variable.
     #[error("a key is named by `file:/path` or `env:NAME`")]
     Reference,

@@ -35,6 +35,7 @@
 //! ```
 
 mod error;
+mod identity;
 mod journal;
 mod keys;
 mod kind;
@@ -53,6 +54,7 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 pub use error::AuditError;
+pub use identity::{AgentKey, AgentKeyId, SignPolicy, Signing};
 pub(crate) use journal::Note;
 pub use journal::{JournalError, JournalSettings};
 use keys::MacKey;

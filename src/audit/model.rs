@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::error::AuditError;
+use super::identity::AgentKeyId;
 use super::keys::{MacKey, Tag, sha256};
 use super::kind::{AppKind, Kind};
 use crate::call::Principal;
@@ -459,6 +460,8 @@ pub struct Entry {
     pub output_hash: Option<[u8; 32]>,
     /// What was decided.
     pub decision: Option<String>,
+    /// The agent's key that signed it. Whether the signature holds is for a verification to say.
+    pub signed_by: Option<AgentKeyId>,
     /// What else there is to say, as canonical JSON.
     pub metadata: Metadata,
     /// The chain's MAC.

@@ -6,6 +6,7 @@
 use sqlx::Row as _;
 use sqlx::postgres::{PgRow, PgValueFormat};
 
+use super::identity::AgentKeyId;
 use super::keys::Tag;
 use super::kind::Kind;
 use super::model::Entry;
@@ -139,6 +140,7 @@ impl<'b> Stored<'b> {
             input_hash: maybe(row.input_hash, |bytes| bytes?.try_into().ok())?,
             output_hash: maybe(row.output_hash, |bytes| bytes?.try_into().ok())?,
             decision: row.decision.map(str::to_owned),
+            signed_by: maybe(row.agent_key, |bytes| AgentKeyId::stored(bytes?))?,
             metadata: Metadata::stored(row.metadata.to_owned()),
             mac: *self.mac?,
         })

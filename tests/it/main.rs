@@ -21,6 +21,7 @@ mod cli;
 mod common;
 mod cost;
 mod cost_kill;
+mod identity;
 mod journal;
 mod journal_files;
 mod journal_processes;

@@ -72,8 +72,19 @@ impl KeySource {
         }
     }
 
+    /// Reads a seed: as [`load`](Self::load), or raw, if the file has 32 bytes.
+    pub(in crate::audit) fn load_seed(self) -> Result<Secret, KeyError> {
+        if let Place::File(path) = &self.0 {
+            let bytes = read_private(path)?;
+            if bytes.len() == 32 {
+                return Ok(Secret::from_bytes(bytes.to_vec())?);
+            }
+        }
+        self.load()
+    }
+
     /// Reads the secret, as hex or base64.
-    pub(super) fn load(self) -> Result<Secret, KeyError> {
+    pub(in crate::audit) fn load(self) -> Result<Secret, KeyError> {
         match self.0 {
             Place::Memory(secret) => Ok(secret),
             Place::Env(variable) => Ok(Secret::parse(&read_variable(&variable)?)?),
@@ -131,7 +142,7 @@ pub enum FileFault {
 }
 
 /// Reads a file that only we and root can read.
-pub(in crate::audit) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let refuse = |fault| KeyError::File {
         path: path.to_owned(),
         fault,

@@ -158,7 +158,11 @@ impl Audit {
 }
 
 /// Whether an entry has the MAC that it should have after the one that is stored before it.
-fn is_sound(keys: &Keyring, stored: &Stored<'_>, fetched: &Fetched) -> Result<bool, sqlx::Error> {
+pub(in crate::audit) fn is_sound(
+    keys: &Keyring,
+    stored: &Stored<'_>,
+    fetched: &Fetched,
+) -> Result<bool, sqlx::Error> {
     let previous = match fetched.previous()? {
         None if stored.row.seq == 1 => Some(GENESIS),
         previous => previous,

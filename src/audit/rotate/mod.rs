@@ -10,6 +10,21 @@
 //! |---|---|
 //! | reachable | all chains are handed over, or none |
 //! | unreachable | an error; nothing has changed, or everything has: call it again |
+//!
+//! ```no_run
+//! # async fn example(database: portcullis::Database) -> Result<(), Box<dyn std::error::Error>> {
+//! use portcullis::TenantId;
+//! use portcullis::audit::{Audit, AuditKeys, KeySource, Rotation};
+//!
+//! let keys = AuditKeys::builder()
+//!     .key(1, KeySource::file("/etc/portcullis/audit-1.key"))
+//!     .key(2, KeySource::file("/etc/portcullis/audit-2.key"))
+//!     .build()?;
+//! let audit = Audit::open(&database, keys, TenantId::single()).await?;
+//! audit.rotate(2, Rotation::Planned).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod current;
 mod marker;

@@ -4,6 +4,7 @@ pub(super) mod append;
 pub(super) mod chain;
 pub(super) mod column;
 pub(super) mod columns;
+pub(super) mod identity;
 pub(super) mod keyring;
 pub(super) mod lineage;
 pub(super) mod lookup;

@@ -11,7 +11,7 @@ pub(super) const MAX_FINDINGS: usize = 1_000;
 /// The most unproved ranges that are kept; the rest is counted.
 const MAX_RANGES: usize = 1_000;
 
-/// What kind of thing is wrong. `Signature` and `Checkpoint`
+/// What kind of thing is wrong. `Checkpoint`
 /// join with the parts of the trail that they are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -34,6 +34,9 @@ pub enum FindingClass {
     /// The two entries of a rotation are not there, not next to each other, or name another key; or
     /// a chain was left behind under an old key.
     Rotation,
+    /// The agent's signature is wrong, missing, by a key that is not on record or was revoked, or of
+    /// another agent.
+    Signature,
     /// The entry has a column that this crate never writes so, be its MAC good or not computable.
     Encoding,
     /// The entry was recorded earlier than the one before it.
@@ -55,6 +58,7 @@ impl FindingClass {
             Self::UnknownKey => "unknown_key",
             Self::KeyWindow => "key_window",
             Self::Rotation => "rotation",
+            Self::Signature => "signature",
             Self::Encoding => "encoding",
             Self::Time => "time",
             Self::Journal => "journal",

@@ -36,6 +36,9 @@ pub(in crate::audit) use self::keyring::Keyring;
 use self::copy::Decoder;
 use self::finding::Findings;
 use self::walk::{Head, Part, Walk};
+use super::identity::Registry;
+use super::read::is_sound;
+use super::store::identity::list_key_entries;
 use super::store::verify::{self as sql, ChainRow};
 use super::stored::Stored;
 use super::{Audit, AuditError};
@@ -139,8 +142,11 @@ impl Audit {
         let mut findings = Findings::default();
         let mut chains = Vec::new();
         let mut entries = 0;
-        for (chain_no, part) in reader.parts(&scope, &mut findings).await? {
-            let mut walk = Walk::new(&keys, part);
+        let parts = reader.parts(&scope, &mut findings).await?;
+        // After the heads: what was signed before them is signed by a key of before them.
+        let registry = self.registry(&keys).await?;
+        for (chain_no, part) in parts {
+            let mut walk = Walk::new(&keys, part).signed(&registry);
             let mut after = if part.from == 1 {
                 // From the very first, so that what stands before it shows.
                 i64::MIN
@@ -180,6 +186,24 @@ impl Audit {
             );
         }
         Ok(verification)
+    }
+}
+
+impl Audit {
+    /// The agents' keys that are on record, by entries whose MACs are right.
+    async fn registry(&self, keys: &Keyring) -> Result<Registry, StoreError> {
+        let malformed = |_| StoreError::malformed(OPERATION);
+        let mut registry = Registry::default();
+        for fetched in list_key_entries(self.store()).await? {
+            let stored = fetched.stored(self.store().tenant()).map_err(malformed)?;
+            // Of one that is not, the walk says so.
+            if let Ok(stored) = stored
+                && is_sound(keys, &stored, &fetched).map_err(malformed)?
+            {
+                registry.take(&stored);
+            }
+        }
+        Ok(registry)
     }
 }
 

@@ -21,6 +21,7 @@ use super::doubt::Doubt;
 use super::finding::{ChainReport, Finding, FindingClass, Findings};
 use super::keyring::Keyring;
 use super::window::{self, Window};
+use crate::audit::identity::Registry;
 use crate::audit::keys::Tag;
 use crate::audit::kind::{AppKind, Kind};
 use crate::audit::row::{self, GENESIS, Row};
@@ -108,6 +109,8 @@ enum Before {
 #[derive(Debug)]
 pub(super) struct Walk<'k> {
     keys: &'k Keyring,
+    /// `None` where signatures are not looked at.
+    registry: Option<&'k Registry>,
     part: Part,
     report: ChainReport,
     before: Before,
@@ -134,6 +137,7 @@ impl<'k> Walk<'k> {
         };
         Self {
             keys,
+            registry: None,
             part,
             report: ChainReport::new(part.chain_no, part.from, part.to, head),
             before,
@@ -145,6 +149,12 @@ impl<'k> Walk<'k> {
             window: Window::default(),
             encoded: Fields::default(),
         }
+    }
+
+    /// Also checks the agents' signatures, by the keys that are on record.
+    pub(super) const fn signed(mut self, registry: &'k Registry) -> Self {
+        self.registry = Some(registry);
+        self
     }
 
     pub(super) const fn report(&self) -> &ChainReport {
@@ -174,7 +184,7 @@ impl<'k> Walk<'k> {
             || matches!((self.before, stored.mac), (Before::Unknown, Some(mac))
                 if self.doubt.has_displaced(key, &self.encoded, mac));
         match (good, stored.mac) {
-            (true, Some(mac)) => self.proved(row, mac, findings),
+            (true, Some(mac)) => self.proved(stored, mac, findings),
             _ => self.unproved(stored, findings),
         }
     }
@@ -314,7 +324,8 @@ impl<'k> Walk<'k> {
         self.next = seq.saturating_add(1);
     }
 
-    fn proved(&mut self, row: &Row<'_>, mac: &Tag, findings: &mut Findings) {
+    fn proved(&mut self, stored: &Stored<'_>, mac: &Tag, findings: &mut Findings) {
+        let row = &stored.row;
         if row.seq >= self.part.from {
             self.report.prove(row.key_id);
         }
@@ -327,6 +338,11 @@ impl<'k> Walk<'k> {
         }
         if let Some(detail) = strange(row) {
             self.find(FindingClass::Encoding, row.seq, detail, findings);
+        }
+        if let Some(registry) = self.registry.filter(|_| row.seq >= self.part.from)
+            && let Some(detail) = registry.fault(stored)
+        {
+            self.find(FindingClass::Signature, row.seq, detail, findings);
         }
         let part = self.part;
         self.window.proved(row, self.keys, |fault| {

@@ -19,8 +19,8 @@ mod tally;
 #[cfg(feature = "embedded")]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use sqlx::PgConnection;
@@ -42,10 +42,11 @@ use self::queue::{Group, Pushed, Queue, Stage};
 use self::stats::Stats;
 use super::AuditOptions;
 use super::error::AuditError;
+use super::identity::{AgentKeyId, Signer, Signing};
 use super::journal::{Context, Journal, JournalError, Note};
 use super::keys::{AuditKeys, MacKey, Purpose};
 use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed};
-use crate::ids::EventId;
+use crate::ids::{AgentId, EventId};
 use crate::store::{Store, StoreError, StoreFault};
 
 /// The handle. Dropping the last one ends the lanes.
@@ -70,6 +71,7 @@ struct Shared {
     keys: ArcSwap<Keys>,
     /// The newest key that it has written under; 0 if it has written nothing.
     newest: AtomicU32,
+    signer: OnceLock<Signer>,
     queue: Queue,
     stats: Stats,
     mover: Mover,
@@ -108,6 +110,7 @@ impl Writer {
             ring: keys.clone(),
             keys: ArcSwap::from_pointee(current),
             newest: AtomicU32::new(0),
+            signer: OnceLock::new(),
             queue: Queue::new(),
             stats: Stats::default(),
             mover: Mover::default(),
@@ -150,6 +153,7 @@ impl Writer {
         if !shared.queue.is_open() {
             return Err(AuditError::Closed);
         }
+        shared.register_keys(&drafts).await?;
         shared.record(&Arc::new(Sealed::new(drafts))).await
     }
 
@@ -170,12 +174,32 @@ impl Writer {
     /// Hands `event` over without waiting for anything.
     pub(super) fn append_detached(&self, event: AuditEvent) {
         let shared = &self.last.shared;
-        let handed_over = shared
-            .seal(vec![event])
-            .and_then(|drafts| shared.record_detached(&Arc::new(Sealed::new(drafts))));
+        let handed_over = shared.seal(vec![event]).and_then(|mut drafts| {
+            let signer = shared.signer.get();
+            let first = drafts.first().zip(signer);
+            if let Some(key) = first.and_then(|(draft, signer)| signer.registration(draft)) {
+                drafts.splice(0..0, shared.seal(vec![key])?);
+            }
+            shared.record_detached(&Arc::new(Sealed::new(drafts)))
+        });
         if let Err(error) = handed_over {
             shared.stats.lose(1);
             tracing::warn!(%error, "an audit event was lost");
+        }
+    }
+
+    /// Signs what is appended from now on, unless something is signed already.
+    pub(super) fn sign_with(&self, signing: &Signing) {
+        let shared = &self.last.shared;
+        shared
+            .signer
+            .get_or_init(|| Signer::new(signing, shared.store.tenant()));
+    }
+
+    /// Signs with this key no more.
+    pub(super) fn retire(&self, agent: &AgentId, key: AgentKeyId) {
+        if let Some(signer) = self.last.shared.signer.get() {
+            signer.retire(agent, key);
         }
     }
 
@@ -249,14 +273,30 @@ impl Drop for Last {
 }
 
 impl Shared {
+    /// Puts the keys on record first that `drafts` are signed with: no signature is on record before
+    /// its key.
+    async fn register_keys(self: &Arc<Self>, drafts: &[Draft]) -> Result<(), AuditError> {
+        let Some(signer) = self.signer.get() else {
+            return Ok(());
+        };
+        let put = |event| async {
+            let key = self.seal(vec![event])?;
+            self.record(&Arc::new(Sealed::new(key))).await.map(drop)
+        };
+        signer.register(drafts, put).await
+    }
+
     /// Checks all of `events`: one bad event must not fail its neighbours in a batch.
     fn seal(&self, events: Vec<AuditEvent>) -> Result<Vec<Draft>, AuditError> {
         let now = self.store.now();
         let keys = self.keys.load();
-        let drafts = events
+        let mut drafts = events
             .into_iter()
             .map(|event| event.seal(now, &keys.content))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(signer) = self.signer.get() {
+            signer.sign(&mut drafts);
+        }
         for (at, draft) in drafts.iter().enumerate() {
             if drafts.iter().take(at).any(|other| other.id == draft.id) {
                 return Err(AuditError::IdReused { id: draft.id });

@@ -84,7 +84,11 @@ impl Shared {
             return Err(AuditError::Closed);
         }
         let keys = self.keys.load_full();
-        let draft = event.seal(self.store.now(), &keys.content)?;
+        let drafts = self.seal(vec![event])?;
+        self.register_keys(&drafts).await?;
+        let Some(draft) = drafts.into_iter().next() else {
+            return Err(AuditError::Closed);
+        };
         let (id, tenant) = (draft.id, self.store.tenant());
         // Ids of version 7 of one process only ever grow: its rows keep their order.
         let place = Uuid::now_v7();

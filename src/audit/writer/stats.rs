@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
+use crate::audit::identity::Signer;
 use crate::time::Timestamp;
 
 /// What was done so far.
@@ -41,6 +42,7 @@ impl Shared {
             statements: read(&self.stats.statements),
             events: read(&self.stats.events),
             lost: read(&self.stats.lost).saturating_add(journal.lost),
+            unsigned: self.signer.get().map_or(0, Signer::unsigned),
             lanes: self.queue.alive(),
             waiting: self.queue.waiting(),
             degraded: self.outage.open().is_some(),
@@ -68,6 +70,8 @@ pub struct AuditStats {
     /// Events that were handed over and are nowhere: neither the database nor the journal took them.
     /// Each was warned of.
     pub lost: u64,
+    /// Entries that should have been signed by their agent, whose key is not here.
+    pub unsigned: u64,
     /// Chains and connections in use.
     pub lanes: usize,
     /// Events that are queued or on their way.

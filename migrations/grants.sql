@@ -16,6 +16,10 @@ BEGIN
     -- Which key is current: rotating is the application's business. Nothing of it is removed.
     EXECUTE format('REVOKE ALL ON portcullis.keyring FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.keyring TO %I', app);
+    -- Checkpoints: made and read; what was signed is never changed, tiles and trees only grow.
+    EXECUTE format('REVOKE ALL ON portcullis.checkpoints, portcullis.checkpoint_ranges, portcullis.tree_tiles, portcullis.trees FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.checkpoints, portcullis.checkpoint_ranges TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.tree_tiles, portcullis.trees TO %I', app);
     -- Policies and budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{
-    Audit, AuditError, AuditKeys, AuditOptions, Evidence, JournalError, JournalSettings, Signing,
+    Audit, AuditError, AuditKeys, AuditOptions, CheckpointEvery, Evidence, JournalError,
+    JournalSettings, Maker, Signing,
 };
 use crate::cost::{Cost, CostSettings};
 use crate::error::ErrorKind;
@@ -13,6 +14,7 @@ use crate::ids::TenantId;
 use crate::scope::{Scope, ScopeError};
 use crate::store::{Database, DatabaseError, SchemaError, Store};
 use crate::time::{Clock, SystemClock};
+use crate::tlog::{LogError, LogKey};
 
 /// Builds a [`Governance`].
 ///
@@ -98,6 +100,16 @@ impl GovernanceBuilder {
     /// The agents' keys that entries are signed with, and which entries are (none).
     pub fn sign(mut self, signing: Signing) -> Self {
         self.signing = signing;
+        self
+    }
+
+    /// Makes checkpoints of the trail in the background, signed by `key` (off).
+    ///
+    /// The key need not be here: a process that the agents cannot read, with the same database and
+    /// audit secret, can do it instead, or call [`Audit::checkpoint`]. Other tenants' handles sign
+    /// under [`LogKey::for_tenant`]. Keep the notes outside of the database.
+    pub fn checkpoints(mut self, key: LogKey, every: CheckpointEvery) -> Self {
+        self.audit.checkpoints = Some(Maker { key, every });
         self
     }
 
@@ -213,6 +225,9 @@ pub enum ConnectError {
     /// The journal's directory cannot be used, and [`Evidence::Spooled`] needs it.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The tenant's name cannot be part of a log's.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The operating system gave no handler for SIGTERM.
     #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
     Signal,
@@ -228,6 +243,7 @@ impl ConnectError {
             Self::Audit(error) => error.kind(),
             Self::Scope(error) => error.kind(),
             Self::Journal(error) => error.kind(),
+            Self::Log(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,
         }
     }

@@ -124,7 +124,8 @@ impl Governance {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if its policies cannot be loaded.
+    /// [`ConnectError`] if its policies cannot be loaded, or, where checkpoints are made, if its
+    /// name cannot be part of a log's.
     ///
     /// # Cancel safety
     ///
@@ -135,11 +136,11 @@ impl Governance {
         }
         let inner = &self.inner;
         let store = inner.store.for_tenant(tenant.clone());
-        let options = &inner.parts.audit_options;
+        let options = inner.parts.audit_options.for_tenant(&tenant)?;
         let parts = Parts::open(
             &store,
             &inner.keys,
-            options,
+            &options,
             inner.parts.cost_settings.clone(),
             &inner.parts.signing,
         )

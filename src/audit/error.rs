@@ -6,6 +6,7 @@ use crate::canon::JsonError;
 use crate::error::ErrorKind;
 use crate::ids::EventId;
 use crate::store::StoreError;
+use crate::tlog::LogError;
 
 /// Why an event was not recorded, or the trail not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +81,17 @@ pub enum AuditError {
         /// What is wrong, and what to do.
         problem: &'static str,
     },
+    /// What is stored is not the tree that was signed last.
+    #[error(
+        "the stored tree is not the one that was signed last, or was signed by another key; run verify_checkpoints with a checkpoint kept elsewhere"
+    )]
+    Tree,
+    /// The event is under no checkpoint, or there is none.
+    #[error("the event is not under a checkpoint; make one, after the event was committed")]
+    NoCheckpoint,
+    /// A key, note or proof of the log is not right.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The cursor of a page is none of ours.
     #[error("invalid page cursor; use the one that the last page gave")]
     Cursor,
@@ -104,10 +116,12 @@ impl AuditError {
             | Self::KeyNotHeld { .. }
             | Self::WrongKey { .. }
             | Self::NotRotated { .. }
+            | Self::NoCheckpoint
             | Self::Cursor => ErrorKind::Misuse,
             Self::Overloaded => ErrorKind::Unavailable,
-            Self::Tampered { .. } | Self::KeySetBack { .. } => ErrorKind::Integrity,
+            Self::Tampered { .. } | Self::KeySetBack { .. } | Self::Tree => ErrorKind::Integrity,
             Self::Journal(error) => error.kind(),
+            Self::Log(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }

@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod checkpoint;
 mod error;
 mod identity;
 mod journal;
@@ -53,6 +54,8 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 
+pub(crate) use checkpoint::Maker;
+pub use checkpoint::{CheckpointEvery, ConsistencyProof, EventProof, SignedCheckpoint};
 pub use error::AuditError;
 pub use identity::{AgentKey, AgentKeyId, SignPolicy, Signing};
 pub(crate) use journal::Note;
@@ -70,11 +73,12 @@ pub use verify::{
 pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
 pub(crate) use writer::{Redeem, Redeemed};
 
-use self::writer::Writer;
+use self::writer::{WeakWriter, Writer};
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
 use crate::ids::{EventId, TenantId};
 use crate::store::{Database, DatabaseError, Store};
 use crate::time::SystemClock;
+use crate::tlog::LogError;
 
 /// The audit trail of one tenant. Cheap to clone; every clone is the same writer.
 ///
@@ -93,6 +97,37 @@ pub(crate) struct AuditOptions {
     pub(crate) verify_on_read: bool,
     pub(crate) evidence: Evidence,
     pub(crate) journal: JournalSettings,
+    /// What makes checkpoints in the background.
+    pub(crate) checkpoints: Option<Maker>,
+}
+
+impl AuditOptions {
+    /// The same for another tenant, whose tree has a name of its own.
+    pub(crate) fn for_tenant(&self, tenant: &TenantId) -> Result<Self, LogError> {
+        let mut options = self.clone();
+        if let Some(maker) = &mut options.checkpoints {
+            maker.key = maker.key.for_tenant(tenant)?;
+        }
+        Ok(options)
+    }
+}
+
+/// A handle that does not keep the writer.
+#[derive(Debug)]
+struct WeakAudit {
+    shared: Arc<(Store, AuditKeys)>,
+    check_reads: bool,
+    writer: WeakWriter,
+}
+
+impl WeakAudit {
+    fn upgrade(&self) -> Option<Audit> {
+        Some(Audit {
+            shared: Arc::clone(&self.shared),
+            check_reads: self.check_reads,
+            writer: self.writer.upgrade()?,
+        })
+    }
 }
 
 impl Audit {
@@ -133,10 +168,22 @@ impl Audit {
     }
 
     pub(crate) fn start(store: Store, keys: AuditKeys, options: &AuditOptions) -> Self {
-        Self {
+        let audit = Self {
             writer: Writer::start(store.clone(), &keys, options),
             shared: Arc::new((store, keys)),
             check_reads: options.verify_on_read,
+        };
+        if let Some(maker) = options.checkpoints.clone() {
+            tokio::spawn(maker.run(audit.downgrade()));
+        }
+        audit
+    }
+
+    fn downgrade(&self) -> WeakAudit {
+        WeakAudit {
+            shared: Arc::clone(&self.shared),
+            check_reads: self.check_reads,
+            writer: self.writer.downgrade(),
         }
     }
 

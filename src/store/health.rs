@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 13] = [
     "schema_migrations",
     "chains",
     "entries",
@@ -17,16 +17,30 @@ const TABLES: [&str; 9] = [
     "budgets",
     "budget_windows",
     "reservations",
+    "checkpoint_ranges",
+    "tree_tiles",
+    "checkpoints",
+    "trees",
 ];
 
 /// Every trigger that must be there and enabled.
-const TRIGGERS: [&str; 6] = [
+const TRIGGERS: [&str; 16] = [
     "entries_append_only",
     "entries_no_truncate",
     "chains_no_delete",
     "chains_no_truncate",
     "keyring_no_delete",
     "keyring_no_truncate",
+    "checkpoints_append_only",
+    "checkpoints_no_truncate",
+    "checkpoint_ranges_append_only",
+    "checkpoint_ranges_no_truncate",
+    "tree_tiles_only_grow",
+    "tree_tiles_no_delete",
+    "tree_tiles_no_truncate",
+    "trees_only_grow",
+    "trees_no_delete",
+    "trees_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

@@ -39,6 +39,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(4, "0004_outbox", oldest_compatible: 4),
     step!(5, "0005_keyring", oldest_compatible: 5),
     step!(6, "0006_identity", oldest_compatible: 5),
+    step!(7, "0007_checkpoints", oldest_compatible: 5),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at

@@ -85,6 +85,12 @@ impl Growth {
         self.frontier.size()
     }
 
+    /// Its right edge.
+    #[must_use]
+    pub const fn frontier(&self) -> &Frontier {
+        &self.frontier
+    }
+
     /// The root.
     #[must_use]
     pub fn root(&self) -> TreeHash {

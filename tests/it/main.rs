@@ -16,6 +16,7 @@ mod audit_processes;
 mod audit_read;
 mod audit_tamper;
 mod audit_verify;
+mod checkpoints;
 mod cli;
 #[cfg(test)]
 mod common;

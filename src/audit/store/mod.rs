@@ -2,6 +2,7 @@
 
 pub(super) mod append;
 pub(super) mod chain;
+pub(super) mod checkpoint;
 pub(super) mod column;
 pub(super) mod columns;
 pub(super) mod identity;

@@ -15,11 +15,11 @@ const MAX_CARRY: usize = 16 << 20;
 
 /// Bytes that are not in the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(in crate::audit) struct Malformed;
 
 /// The state between two messages.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(in crate::audit) struct Decoder {
     carry: Vec<u8>,
     place: Place,
 }
@@ -34,7 +34,7 @@ enum Place {
 
 impl Decoder {
     /// Hands every whole entry of `message` to `each`.
-    pub(super) fn feed(
+    pub(in crate::audit) fn feed(
         &mut self,
         message: &[u8],
         mut each: impl FnMut(&Raw<'_>),
@@ -56,7 +56,7 @@ impl Decoder {
     }
 
     /// Whether the end was seen, and nothing after it.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::audit) fn is_complete(&self) -> bool {
         self.place == Place::End && self.carry.is_empty()
     }
 

@@ -11,8 +11,7 @@ pub(super) const MAX_FINDINGS: usize = 1_000;
 /// The most unproved ranges that are kept; the rest is counted.
 const MAX_RANGES: usize = 1_000;
 
-/// What kind of thing is wrong. `Checkpoint`
-/// join with the parts of the trail that they are about.
+/// What kind of thing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FindingClass {
@@ -39,6 +38,8 @@ pub enum FindingClass {
     Signature,
     /// The entry has a column that this crate never writes so, be its MAC good or not computable.
     Encoding,
+    /// The entry, or the stored tree, is not what a signed checkpoint says.
+    Checkpoint,
     /// The entry was recorded earlier than the one before it.
     Time,
     /// A line of a journal is not what was written there, or lines are gone.
@@ -60,6 +61,7 @@ impl FindingClass {
             Self::Rotation => "rotation",
             Self::Signature => "signature",
             Self::Encoding => "encoding",
+            Self::Checkpoint => "checkpoint",
             Self::Time => "time",
             Self::Journal => "journal",
         }
@@ -100,13 +102,13 @@ impl fmt::Display for Finding {
 
 /// The findings as they come in: a bounded list and a count.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(in crate::audit) struct Findings {
     kept: Vec<Finding>,
     total: u64,
 }
 
 impl Findings {
-    pub(super) fn push(&mut self, finding: Finding) {
+    pub(in crate::audit) fn push(&mut self, finding: Finding) {
         self.total += 1;
         if self.kept.len() < MAX_FINDINGS {
             self.kept.push(finding);
@@ -167,7 +169,7 @@ pub struct ChainReport {
 }
 
 impl ChainReport {
-    pub(super) fn new(chain_no: u32, from: u64, to: u64, head: Option<u64>) -> Self {
+    pub(in crate::audit) fn new(chain_no: u32, from: u64, to: u64, head: Option<u64>) -> Self {
         Self {
             chain_no,
             from,
@@ -182,7 +184,7 @@ impl ChainReport {
         }
     }
 
-    pub(super) fn prove(&mut self, key_id: u32) {
+    pub(in crate::audit) fn prove(&mut self, key_id: u32) {
         self.proved += 1;
         match self.keys.iter_mut().find(|(id, _)| *id == key_id) {
             Some((_, count)) => *count += 1,
@@ -261,7 +263,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    pub(super) fn new(
+    pub(in crate::audit) fn new(
         findings: Findings,
         chains: Vec<ChainReport>,
         limits: &'static [&'static str],

@@ -7,7 +7,7 @@
 //! What a keyed chain alone cannot show, and [`Verification::limits`] says so each time: a chain
 //! that was removed with its head, where no later chain is left; a tail removed together with a
 //! head set back to match; the whole trail removed; an old backup restored. These take a checkpoint
-//! kept elsewhere. The operational columns of a head (holder, epoch, lease) are not evidence and
+//! kept elsewhere: [`Audit::verify_checkpoints`]. The operational columns of a head (holder, epoch, lease) are not evidence and
 //! not covered; its `next_seq`, `head_mac`, `key_id` and `recorded_at` are compared with the entries.
 //!
 //! | The store is | [`Audit::verify`] |
@@ -28,13 +28,13 @@ use std::time::Duration;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
+pub(in crate::audit) use self::copy::Decoder;
+pub(in crate::audit) use self::finding::Findings;
 pub use self::finding::{
     ChainReport, CompromisedKey, Finding, FindingClass, Verdict, Verification,
 };
 pub(in crate::audit) use self::keyring::Keyring;
 
-use self::copy::Decoder;
-use self::finding::Findings;
 use self::walk::{Head, Part, Walk};
 use super::identity::Registry;
 use super::read::is_sound;

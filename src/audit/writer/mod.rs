@@ -20,7 +20,7 @@ mod tally;
 mod tests;
 
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use sqlx::PgConnection;
@@ -95,7 +95,22 @@ struct Keys {
     outbox: MacKey,
 }
 
+/// A handle that does not keep the lanes.
+#[derive(Debug)]
+pub(super) struct WeakWriter(Weak<Last>);
+
+impl WeakWriter {
+    pub(super) fn upgrade(&self) -> Option<Writer> {
+        let last = self.0.upgrade()?;
+        Some(Writer { last })
+    }
+}
+
 impl Writer {
+    pub(super) fn downgrade(&self) -> WeakWriter {
+        WeakWriter(Arc::downgrade(&self.last))
+    }
+
     pub(super) fn start(store: Store, keys: &AuditKeys, options: &AuditOptions) -> Self {
         let journal = Journal::new(&options.journal, Context::new(&store, keys));
         let tenant = store.tenant();

@@ -27,6 +27,9 @@ mod read;
 mod settings;
 mod spool;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -150,6 +153,14 @@ impl Journal {
     pub(super) async fn prepare(&self) -> Result<(), JournalError> {
         let directory = self.directory.clone();
         tokio::task::spawn_blocking(move || directory.prepare())
+            .await
+            .unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Makes sure that the directory, if there is one, is ours.
+    pub(super) async fn look(&self) -> Result<(), JournalError> {
+        let directory = self.directory.clone();
+        tokio::task::spawn_blocking(move || directory.found().map(drop))
             .await
             .unwrap_or(Err(JournalError::Closed))
     }

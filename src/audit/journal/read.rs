@@ -129,6 +129,8 @@ impl Reader {
             self.line(line, first, &mut fields, chunk);
         }
         self.offset = self.offset.saturating_add(u64::try_from(read).unwrap_or(0));
+        // Somebody has taken the end of the last line away while the file is being written.
+        chunk.end = read == 0;
     }
 
     fn line(&mut self, text: &[u8], first: bool, fields: &mut Fields, chunk: &mut Chunk) {

@@ -110,8 +110,8 @@ impl Drainer {
                 if !at_rest {
                     break;
                 }
-                // Closed, it is read once more; not closed, there are new lines in it.
-                journal.close(front.no, reader.offset).await;
+                // Closed, it is read once more, to its real end; not closed, there are new lines.
+                journal.close(front.no, front.len).await;
                 continue;
             }
             let (directory, path) = (journal.directory().clone(), front.path.clone());
@@ -149,7 +149,14 @@ async fn others(
     for files in found.chunk_by(|a, b| a.journal == b.journal) {
         match files.first() {
             Some(first) if first.journal != journal.id() => {
-                left(shared, journal, files, report).await?;
+                match left(shared, journal, files, report).await {
+                    // One file that cannot be read keeps nobody from the others.
+                    Err(AuditError::Journal(error)) => {
+                        tracing::error!(%error, journal = %first.journal, "a file of the audit journal could not be drained");
+                        report.in_use += 1;
+                    }
+                    done => done?,
+                }
             }
             _ => {}
         }

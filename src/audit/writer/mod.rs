@@ -145,13 +145,19 @@ impl Writer {
         }
     }
 
-    /// Makes sure, in spooled mode, that there can be a journal.
+    /// Makes sure, in spooled mode, that there can be a journal; says so else if there cannot.
     pub(super) async fn prepare(&self) -> Result<(), JournalError> {
         let shared = &self.last.shared;
         match (&shared.journal, shared.evidence) {
             (Some(journal), Evidence::Spooled) => journal.prepare().await,
             (None, Evidence::Spooled) => Err(JournalError::Disk(std::io::ErrorKind::NotFound)),
-            (_, Evidence::Durable) => Ok(()),
+            (Some(journal), Evidence::Durable) => {
+                if let Err(error) = journal.look().await {
+                    tracing::warn!(%error, "the audit journal could not be used if the database went away");
+                }
+                Ok(())
+            }
+            (None, Evidence::Durable) => Ok(()),
         }
     }
 

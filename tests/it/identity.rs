@@ -141,6 +141,47 @@ async fn a_revoked_key_holds_before_and_not_after() {
     );
 }
 
+/// What revokes a key is believed only with its MAC, and its absence is not passed over.
+#[tokio::test]
+async fn a_revocation_cannot_be_made_up_or_moved() {
+    let trail = signed().await;
+    // A copy of the registration, made into a revocation from long ago.
+    trail
+        .sql(&format!(
+            "INSERT INTO portcullis.entries (tenant_id, chain_no, seq, key_id, kind, occurred_at, recorded_at,
+                    event_id, agent_id, metadata, ingest, mac)
+             SELECT tenant_id, chain_no, 7, key_id, 'identity.key_revoked', occurred_at, '2020-01-01',
+                    gen_random_uuid(), agent_id, '{{\"key\":\"{}\"}}', ingest, mac
+               FROM portcullis.entries WHERE seq = 2",
+            key().id()
+        ))
+        .await;
+    assert_eq!(trail.found().await, [(BadMac, 1, 7)], "and no signature");
+
+    let trail = Trail::empty().await;
+    let signing = Signing::new(SignPolicy::All).key(key());
+    let (here, elsewhere) = (trail.signing(&signing).await, trail.signing(&signing).await);
+    here.append(event(1)).await.unwrap();
+    elsewhere.append(event(2)).await.unwrap();
+    let revoked = here.revoke_key(&agent(), key().id(), None).await.unwrap();
+    let late = elsewhere.append(event(3)).await.unwrap();
+    assert_ne!(revoked.chain_no, late.chain_no);
+    trail.disarm().await;
+    // It is put off, and only the other chain is verified.
+    trail
+        .sql("UPDATE portcullis.entries SET metadata = replace(metadata, '}', ',\"x\":1}') WHERE kind = 'identity.key_revoked'")
+        .await;
+    let other = portcullis::audit::Scope::Chain {
+        chain_no: late.chain_no,
+    };
+    let report = trail.verify(other).await;
+    assert_eq!(
+        found(&report),
+        [(BadMac, revoked.chain_no, revoked.seq)],
+        "{report}"
+    );
+}
+
 #[tokio::test]
 async fn a_key_is_on_record_once_and_before_what_it_signs() {
     let trail = Trail::empty().await;

@@ -534,6 +534,34 @@ async fn a_chain_that_was_stopped_before_a_rotation_stays_and_nothing_is_added_t
     assert_eq!(keyed.found(&[1, 2]).await, [(KeyWindow, 1, 3)]);
 }
 
+/// Who opens a chain while a rotation is under way waits for it, and finds another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_is_opened_during_a_rotation_is_under_the_new_key_or_not_opened() {
+    let keyed = Keyed::new().await;
+    let first = keyed.audit(&[1]).await;
+    first.append(event()).await.unwrap();
+    // The rotation, up to its commit.
+    let mut rotation = keyed.pool.begin().await.unwrap();
+    for step in [
+        "SELECT 1 FROM portcullis.keyring WHERE retired_at IS NULL FOR UPDATE",
+        "UPDATE portcullis.keyring SET retired_at = now(), reason = 'planned'",
+        "INSERT INTO portcullis.keyring SELECT tenant_id, 2, salt, fingerprint, now() FROM portcullis.keyring",
+    ] {
+        sqlx::query(step).execute(&mut *rotation).await.unwrap();
+    }
+    let second = keyed.audit(&[1]).await;
+    let opening = tokio::spawn(async move { second.append(event()).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!opening.is_finished(), "it waits");
+    rotation.commit().await.unwrap();
+    assert_eq!(
+        opening.await.unwrap().unwrap_err(),
+        AuditError::KeyNotHeld { current: 2 }
+    );
+    let chains = "SELECT count(*) FROM portcullis.chains";
+    assert_eq!(keyed.number(chains).await, 1, "none was opened");
+}
+
 /// A chain with entries past its head must not keep the others from being handed on.
 #[tokio::test]
 async fn a_chain_that_was_set_back_does_not_stop_a_rotation() {

@@ -144,7 +144,7 @@ impl Audit {
         let mut entries = 0;
         let parts = reader.parts(&scope, &mut findings).await?;
         // After the heads: what was signed before them is signed by a key of before them.
-        let registry = self.registry(&keys).await?;
+        let (registry, doubtful) = self.registry(&keys).await?;
         for (chain_no, part) in parts {
             let mut walk = Walk::new(&keys, part).signed(&registry);
             let mut after = if part.from == 1 {
@@ -176,6 +176,17 @@ impl Audit {
         if scope == Scope::All {
             find_left_behind(&chains, &mut findings);
         }
+        // Where the walk came by, it has said so.
+        let unseen = |finding: &Finding| {
+            let walked = |chain: &ChainReport| {
+                chain.chain_no == finding.chain_no && (chain.from..=chain.to).contains(&finding.seq)
+            };
+            !chains.iter().any(walked)
+        };
+        doubtful
+            .into_iter()
+            .filter(unseen)
+            .for_each(|finding| findings.push(finding));
         // Politely; what was read stands whatever the server says to it.
         let _ = reader.connection.close().await;
         let verification = Verification::new(findings, chains, scope.limits());
@@ -190,20 +201,33 @@ impl Audit {
 }
 
 impl Audit {
-    /// The agents' keys that are on record, by entries whose MACs are right.
-    async fn registry(&self, keys: &Keyring) -> Result<Registry, StoreError> {
+    /// The agents' keys that are on record, by entries whose MACs are right; and the entries whose
+    /// MACs are not, which may have said something else.
+    async fn registry(&self, keys: &Keyring) -> Result<(Registry, Vec<Finding>), StoreError> {
         let malformed = |_| StoreError::malformed(OPERATION);
-        let mut registry = Registry::default();
+        let (mut registry, mut doubtful) = (Registry::default(), Vec::new());
         for fetched in list_key_entries(self.store()).await? {
             let stored = fetched.stored(self.store().tenant()).map_err(malformed)?;
-            // Of one that is not, the walk says so.
-            if let Ok(stored) = stored
-                && is_sound(keys, &stored, &fetched).map_err(malformed)?
-            {
-                registry.take(&stored);
-            }
+            let place = match stored {
+                Ok(stored) if is_sound(keys, &stored, &fetched).map_err(malformed)? => {
+                    registry.take(&stored);
+                    continue;
+                }
+                Ok(stored) => (stored.row.chain_no, stored.row.seq),
+                Err(torn) => (
+                    torn.chain_no.unwrap_or(0),
+                    torn.seq.and_then(|seq| seq.try_into().ok()).unwrap_or(0),
+                ),
+            };
+            doubtful.push(Finding {
+                class: FindingClass::BadMac,
+                chain_no: place.0,
+                seq: place.1,
+                through: place.1,
+                detail: "the entry, which says whose a signing key is, is not proved after the one before it",
+            });
         }
-        Ok(registry)
+        Ok((registry, doubtful))
     }
 }
 

@@ -49,15 +49,17 @@ pub(crate) type Tag = [u8; 32];
 pub struct AuditKeys {
     ring: Arc<Ring>,
     key_id: u32,
+    /// The one with this number.
+    current: Arc<Secret>,
 }
 
 struct Ring {
-    secrets: BTreeMap<u32, Secret>,
+    secrets: BTreeMap<u32, Arc<Secret>>,
     derived: Cache,
 }
 
 impl Ring {
-    fn new(secrets: BTreeMap<u32, Secret>) -> Self {
+    fn new(secrets: BTreeMap<u32, Arc<Secret>>) -> Self {
         Self {
             secrets,
             derived: Cache::default(),
@@ -69,9 +71,11 @@ impl AuditKeys {
     /// One secret, key number 1.
     #[must_use]
     pub fn single(secret: Secret) -> Self {
+        let current = Arc::new(secret);
         Self {
-            ring: Arc::new(Ring::new(BTreeMap::from([(1, secret)]))),
+            ring: Arc::new(Ring::new(BTreeMap::from([(1, Arc::clone(&current))]))),
             key_id: 1,
+            current,
         }
     }
 
@@ -109,9 +113,7 @@ impl AuditKeys {
 
     /// The key of `tenant` for `purpose`, under the secret that new tenants begin with.
     pub(crate) fn derive(&self, tenant: &TenantId, purpose: Purpose) -> MacKey {
-        // INVARIANT: whoever makes an `AuditKeys` sees to it that `key_id` is one of its numbers.
-        self.derive_under(self.key_id, tenant, purpose)
-            .unwrap_or_else(|| MacKey::new(&[0; 32]))
+        self.derive_from(self.key_id, &self.current, tenant, purpose)
     }
 
     /// The key of `tenant` for `purpose`, under the secret with this number, if it is here.
@@ -122,14 +124,24 @@ impl AuditKeys {
         purpose: Purpose,
     ) -> Option<MacKey> {
         let secret = self.ring.secrets.get(&key_id)?;
+        Some(self.derive_from(key_id, secret, tenant, purpose))
+    }
+
+    fn derive_from(
+        &self,
+        key_id: u32,
+        secret: &Secret,
+        tenant: &TenantId,
+        purpose: Purpose,
+    ) -> MacKey {
         let name = (tenant.clone(), key_id, purpose);
-        Some(self.ring.derived.get(name, || {
+        self.ring.derived.get(name, || {
             let hkdf = Hkdf::<Sha256>::new(Some(tenant.as_str().as_bytes()), secret.expose());
             let mut key = Zeroizing::new([0; 32]);
             // INVARIANT: expanding fails only past 255 * 32 bytes; this asks for 32.
             let _ = hkdf.expand(purpose.info().as_bytes(), key.as_mut());
             MacKey::new(&key)
-        }))
+        })
     }
 
     /// The fingerprint of a key under `salt`, if the key is here.

@@ -54,7 +54,7 @@ impl AuditKeysBuilder {
             if number == 0 {
                 return Err(KeyError::Number);
             }
-            let secret = source.load()?;
+            let secret = Arc::new(source.load()?);
             if secrets.values().any(|known| *known == secret) {
                 return Err(KeyError::SameSecret { number });
             }
@@ -63,14 +63,15 @@ impl AuditKeysBuilder {
             }
         }
         let newest = secrets.keys().next_back().copied();
-        let current = match self.current {
-            Some(number) if secrets.contains_key(&number) => number,
-            Some(number) => return Err(KeyError::Missing { number }),
-            None => newest.ok_or(KeyError::Empty)?,
-        };
+        let key_id = self.current.or(newest).ok_or(KeyError::Empty)?;
+        let current = secrets
+            .get(&key_id)
+            .cloned()
+            .ok_or(KeyError::Missing { number: key_id })?;
         Ok(AuditKeys {
             ring: Arc::new(Ring::new(secrets)),
-            key_id: current,
+            key_id,
+            current,
         })
     }
 

@@ -165,6 +165,7 @@ async fn a_revocation_cannot_be_made_up_or_moved() {
     elsewhere.append(event(2)).await.unwrap();
     let revoked = here.revoke_key(&agent(), key().id(), None).await.unwrap();
     let late = elsewhere.append(event(3)).await.unwrap();
+    let (revoked, late) = (revoked.committed().unwrap(), late.committed().unwrap());
     assert_ne!(revoked.chain_no, late.chain_no);
     trail.disarm().await;
     // It is put off, and only the other chain is verified.

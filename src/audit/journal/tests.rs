@@ -43,6 +43,7 @@ fn draft() -> Draft {
         model: Some(ModelName::parse("gpt-4o-mini").unwrap()),
         input: Some([0x33; 32]),
         output: Some([0x44; 32]),
+        content: [None; 2],
         decision: Some("allow".to_owned()),
         metadata: Metadata::new(&serde_json::json!({"text": "Grüße \"x\"\n\u{1F600}"})).unwrap(),
         signed: Some(Signed {

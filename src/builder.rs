@@ -189,7 +189,11 @@ impl Parts {
         signing: &Signing,
     ) -> Result<Self, ConnectError> {
         let audit = Audit::start(store.clone(), keys.clone(), audit_options);
-        let audit = audit.sign_with(signing);
+        let audit = if signing.is_none() {
+            audit
+        } else {
+            audit.sign_with(signing)
+        };
         audit.learn_key().await?;
         audit.prepare().await?;
         let scope = Scope::new(store.clone(), audit.clone());

@@ -5,12 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use portcullis::audit::AuditEvent;
+use portcullis::audit::{Audit, AuditEvent, JournalSettings, Recorded};
 use portcullis::store::TestDatabase;
+use portcullis::{Database, Secret, TenantId};
 use serde_json::Value;
 use sqlx::ConnectOptions as _;
 
-use crate::trail::{SECRET, Trail, who};
+use crate::common::proxy::Proxy;
+use crate::trail::{SECRET, Trail, keys, who};
 
 /// The program with `arguments`, in an empty directory, with nothing in its environment but the
 /// database and the secret.
@@ -214,6 +216,164 @@ async fn a_configuration_file_is_enough() {
     fs::remove_dir_all(directory).unwrap();
 }
 
+/// Two keys, by reference; the second is made current.
+#[tokio::test]
+async fn a_key_is_rotated_from_the_terminal() {
+    let trail = Trail::written().await;
+    let keys = "1=env:OLD_KEY,2=env:NEW_KEY";
+    let new = Secret::generate().unwrap().to_hex();
+    let with_keys = |arguments: &[&str]| {
+        let url = trail.test.options().to_url_lossy().to_string();
+        let output = bare(arguments)
+            .args(["--audit-keys", keys])
+            .env("PORTCULLIS_DATABASE_URL", url)
+            .env("OLD_KEY", SECRET)
+            .env("NEW_KEY", new.as_str())
+            .output();
+        output.unwrap()
+    };
+    let rotated = with_keys(&["rotate-key", "--to", "2", "--json"]);
+    assert_eq!(rotated.status.code(), Some(0), "{}", text(&rotated.stderr));
+    assert_eq!(
+        json(&rotated),
+        serde_json::json!({"current": 2, "chains": 3})
+    );
+    let clean = with_keys(&["verify"]);
+    assert_eq!(clean.status.code(), Some(0), "{}", text(&clean.stdout));
+    // Without the new one, what is under it is not proved.
+    let old = portcullis(&trail.test, &["verify", "--json"]);
+    assert_eq!(old.status.code(), Some(1));
+    assert!(text(&old.stdout).contains("unknown_key"));
+    let back = with_keys(&["rotate-key", "--to", "1"]);
+    assert_eq!(back.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_stranger_checks_a_proof_with_nothing_but_the_logs_public_key() {
+    let trail = Trail::written().await;
+    let log = Secret::generate().unwrap().to_hex();
+    let url = trail.test.options().to_url_lossy().to_string();
+    let with_log = |arguments: &[&str]| {
+        let output = bare(arguments)
+            .env("PORTCULLIS_DATABASE_URL", &url)
+            .env("PORTCULLIS_AUDIT_SECRET", SECRET)
+            .env("PORTCULLIS_LOG_ORIGIN", "audit.example/acme")
+            .env("PORTCULLIS_LOG_KEY", "env:LOG_SEED")
+            .env("LOG_SEED", log.as_str())
+            .output();
+        output.unwrap()
+    };
+    let directory = scratch();
+    let kept = directory.join("kept.checkpoint");
+    let made = with_log(&["checkpoint"]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    assert!(text(&made.stdout).starts_with("audit.example/acme\n"));
+    fs::write(&kept, &made.stdout).unwrap();
+    let public = text(&with_log(&["log-key"]).stdout).trim().to_owned();
+    assert!(public.starts_with("audit.example/acme+") && !public.contains(log.as_str()));
+
+    let id: uuid::Uuid = sqlx::query_scalar(
+        "SELECT event_id FROM portcullis.entries WHERE chain_no = 2 AND seq = 5",
+    )
+    .fetch_one(&trail.pool)
+    .await
+    .unwrap();
+    let proof = json(&with_log(&["prove", &id.to_string(), "--json"]));
+    let file = directory.join("event.tlog-proof");
+    fs::write(&file, proof["proof"].as_str().unwrap()).unwrap();
+    let leaf = proof["leaf"].as_str().unwrap();
+    // No database and no secret from here on.
+    let check = |leaf: &str, file: &PathBuf| {
+        let file = file.to_str().unwrap();
+        bare(&["check-proof", file, "--log", &public, "--leaf", leaf])
+            .output()
+            .unwrap()
+    };
+    let good = check(leaf, &file);
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good.stderr));
+    let other = format!("{}=", "A".repeat(43));
+    assert_eq!(check(&other, &file).status.code(), Some(1), "another leaf");
+    assert_eq!(check(leaf, &kept).status.code(), Some(2), "no proof at all");
+
+    let verify = |kept: &PathBuf| {
+        let arguments = [
+            "verify",
+            "--log",
+            &public,
+            "--kept",
+            kept.to_str().unwrap(),
+            "--json",
+        ];
+        with_log(&arguments)
+    };
+    let clean = verify(&kept);
+    assert_eq!(clean.status.code(), Some(0), "{}", text(&clean.stdout));
+    // The tail is cut off together with its head, as no key can tell.
+    trail.disarm().await;
+    trail
+        .sql(
+            "DELETE FROM portcullis.entries WHERE chain_no = 2 AND seq > 9;
+              UPDATE portcullis.chains SET next_seq = 10, head_mac =
+                     (SELECT mac FROM portcullis.entries WHERE chain_no = 2 AND seq = 9)
+               WHERE chain_no = 2",
+        )
+        .await;
+    let cut = verify(&kept);
+    assert_eq!(cut.status.code(), Some(1), "{}", text(&cut.stdout));
+    assert_eq!(json(&cut)["checkpoints"]["verdict"], "findings");
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test]
+async fn drain_brings_home_what_a_dead_process_left() {
+    let trail = Trail::written().await;
+    let directory = scratch();
+    let journal = directory.join("journal");
+    let proxy = Proxy::before(&trail.test.options()).await;
+    let database = Database::options(proxy.options());
+    let audit = Audit::open_with(
+        &database,
+        keys(),
+        TenantId::single(),
+        JournalSettings::in_directory(&journal),
+    );
+    let audit = audit.await.unwrap();
+    proxy.down();
+    let event = AuditEvent::new(&who("a-1", "s-1"), "app.done");
+    let recorded = audit.append(event.clone()).await.unwrap();
+    assert!(matches!(recorded, Recorded::Journalled(_)), "{recorded:?}");
+    // It cannot be committed, and stays behind.
+    audit.shutdown().await;
+    drop(audit);
+
+    let drain = || {
+        portcullis(
+            &trail.test,
+            &["drain", "--journal", journal.to_str().unwrap(), "--json"],
+        )
+    };
+    // Its lock goes with its last file handle, which may take a moment.
+    let mut drained = json(&drain());
+    for _ in 0..50 {
+        if drained["in_use"] == 0 {
+            break;
+        }
+        drained = json(&drain());
+    }
+    assert_eq!(
+        drained["drained"], 2,
+        "the event, and that the outage began: {drained}"
+    );
+    let reader = trail.audit().await;
+    assert!(reader.event(event.id()).await.unwrap().is_some());
+    let again = drain();
+    assert_eq!(
+        (again.status.code(), &json(&again)["drained"]),
+        (Some(0), &0.into())
+    );
+    fs::remove_dir_all(directory).unwrap();
+}
+
 #[test]
 fn every_command_shows_an_example() {
     let help = text(&bare(&["--help"]).output().unwrap().stdout);
@@ -225,7 +385,7 @@ fn every_command_shows_an_example() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| *name != "help")
         .collect();
-    assert!(commands.len() >= 2, "{help}");
+    assert_eq!(commands.len(), 8, "{help}");
     for command in commands {
         let help = text(&bare(&[command, "--help"]).output().unwrap().stdout);
         let example = format!("\n  portcullis {command}");

@@ -86,6 +86,11 @@ pub struct Signing {
 }
 
 impl Signing {
+    /// Whether nothing is to be signed.
+    pub(crate) fn is_none(&self) -> bool {
+        self.policy == SignPolicy::None
+    }
+
     /// Without keys yet: every entry that `policy` covers goes unsigned, and is counted.
     #[must_use]
     pub fn new(policy: SignPolicy) -> Self {

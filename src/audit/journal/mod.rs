@@ -126,6 +126,11 @@ impl Journal {
         })
     }
 
+    /// Whether it is drained only when somebody asks for it.
+    pub(super) const fn is_on_request(&self) -> bool {
+        self.settings.is_on_request()
+    }
+
     pub(super) fn id(&self) -> JournalId {
         self.context.journal
     }

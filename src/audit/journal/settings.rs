@@ -17,6 +17,7 @@ pub struct JournalSettings {
     place: Place,
     segment: u64,
     limit: u64,
+    on_request: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,11 +63,24 @@ impl JournalSettings {
         self
     }
 
+    /// Drains only when [`Audit::drain`](super::super::Audit::drain) is called, and not by itself: for
+    /// a program that drains, says what it found, and ends.
+    #[must_use]
+    pub const fn on_request(mut self) -> Self {
+        self.on_request = true;
+        self
+    }
+
+    pub(super) const fn is_on_request(&self) -> bool {
+        self.on_request
+    }
+
     const fn at(place: Place) -> Self {
         Self {
             place,
             segment: SEGMENT,
             limit: LIMIT,
+            on_request: false,
         }
     }
 

@@ -76,7 +76,12 @@ impl AuditKeysBuilder {
     }
 
     /// Adds the keys of a list such as `1=file:/etc/audit-1.key,2=env:AUDIT_2`.
-    pub(super) fn list(mut self, text: &str) -> Result<Self, KeyError> {
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::List`] or [`KeyError::Reference`] if it is no such list. Nothing is read yet, and
+    /// nothing of the text is repeated.
+    pub fn list(mut self, text: &str) -> Result<Self, KeyError> {
         for item in text.split(',') {
             let (number, reference) = item.split_once('=').ok_or(KeyError::List)?;
             let number = number.trim().parse().map_err(|_| KeyError::List)?;

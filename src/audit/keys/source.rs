@@ -84,7 +84,11 @@ impl KeySource {
     }
 
     /// Reads the secret, as hex or base64.
-    pub(in crate::audit) fn load(self) -> Result<Secret, KeyError> {
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if it is not there, can be read by others, or is weak.
+    pub fn load(self) -> Result<Secret, KeyError> {
         match self.0 {
             Place::Memory(secret) => Ok(secret),
             Place::Env(variable) => Ok(Secret::parse(&read_variable(&variable)?)?),

@@ -11,6 +11,7 @@ use super::Shared;
 use super::drain::Thoroughness;
 use super::report::DrainReport;
 use crate::audit::error::AuditError;
+use crate::audit::journal::Journal;
 
 /// How often to look for what other processes left.
 const LOOK: Duration = Duration::from_secs(30);
@@ -22,7 +23,8 @@ const AT_REST: Duration = Duration::from_secs(1);
 
 /// Starts to drain, where there is a journal and a runtime.
 pub(super) fn start(shared: &Arc<Shared>) {
-    if shared.journal.is_none() {
+    let by_itself = |journal: &Journal| !journal.is_on_request();
+    if !shared.journal.as_ref().is_some_and(by_itself) {
         return;
     }
     if let Some(runtime) = shared

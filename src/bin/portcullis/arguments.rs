@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::checkpoint::{Checkpoint, LogKeyText};
+use crate::drain::Drain;
 use crate::migrate::Migrate;
+use crate::prove::{CheckProof, Prove};
+use crate::rotate::RotateKey;
 use crate::verify::Verify;
 
 const AFTER: &str = "\
@@ -12,6 +16,7 @@ Settings are taken from the flag, else from the environment, else from the confi
   database   --database     PORTCULLIS_DATABASE_URL, DATABASE_URL   database = \"postgres://app@localhost/app\"
   tenant     --tenant       PORTCULLIS_TENANT                       tenant = \"default\"
   secret     -              PORTCULLIS_AUDIT_SECRET                 audit_secret = \"...\"
+  keys       --audit-keys   PORTCULLIS_AUDIT_KEYS                   audit_keys = \"1=file:/etc/audit-1.key,2=env:AUDIT_2\"
 The configuration file is --config, else PORTCULLIS_CONFIG, else ./portcullis.toml if it is there.
 One that holds a secret or a password must be readable by its owner only (chmod 600).
 
@@ -28,6 +33,9 @@ pub(crate) struct Arguments {
     /// The tenant whose trail it is.
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) tenant: Option<String>,
+    /// Several audit keys, each with its number and where it is: never a secret itself.
+    #[arg(long, global = true, value_name = "LIST")]
+    pub(crate) audit_keys: Option<String>,
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -42,4 +50,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Migrate(Migrate),
     Verify(Verify),
+    Drain(Drain),
+    RotateKey(RotateKey),
+    Checkpoint(Checkpoint),
+    LogKey(LogKeyText),
+    Prove(Prove),
+    CheckProof(CheckProof),
 }

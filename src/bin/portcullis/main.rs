@@ -5,10 +5,14 @@
 //! something was found, 2 when the command could not do its work.
 
 mod arguments;
+mod checkpoint;
+mod drain;
 mod fault;
 mod migrate;
 mod output;
 mod progress;
+mod prove;
+mod rotate;
 mod settings;
 mod verify;
 
@@ -39,15 +43,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a command came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a command came to; of several answers the last counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Answer {
     /// All is well.
     Clean,
-    /// Something was found.
-    Findings,
     /// Nothing could be checked.
     Nothing,
+    /// Something was found.
+    Findings,
 }
 
 impl Answer {
@@ -65,5 +69,11 @@ async fn run(arguments: Arguments, output: Output) -> Result<Answer, Fault> {
     match arguments.command {
         Command::Migrate(what) => migrate::run(&settings, &what, output).await,
         Command::Verify(what) => verify::run(&settings, &what, output).await,
+        Command::Drain(what) => drain::run(&settings, &what, output).await,
+        Command::RotateKey(what) => rotate::run(&settings, &what, output).await,
+        Command::Checkpoint(what) => checkpoint::run(&settings, &what, output).await,
+        Command::LogKey(what) => checkpoint::show_key(&what, output),
+        Command::Prove(what) => prove::run(&settings, &what, output).await,
+        Command::CheckProof(what) => prove::check(&what, output),
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use portcullis::audit::Audit;
+use portcullis::audit::{Audit, AuditKeysBuilder, JournalSettings};
 use portcullis::{AuditKeys, Database, Secret, TenantId};
 use serde::Deserialize;
 
@@ -14,6 +14,8 @@ use crate::fault::Fault;
 
 const DATABASE: [&str; 2] = ["PORTCULLIS_DATABASE_URL", "DATABASE_URL"];
 const TENANT: &str = "PORTCULLIS_TENANT";
+const SECRET: &str = "PORTCULLIS_AUDIT_SECRET";
+const KEYS: &str = "PORTCULLIS_AUDIT_KEYS";
 const CONFIG: &str = "PORTCULLIS_CONFIG";
 const DEFAULT_FILE: &str = "portcullis.toml";
 /// No configuration is longer; a device or a disk image given by mistake is not read to its end.
@@ -26,12 +28,14 @@ struct File {
     database: Option<String>,
     tenant: Option<String>,
     audit_secret: Option<String>,
+    audit_keys: Option<String>,
 }
 
 /// What was given. The secrets in it are not shown.
 pub(crate) struct Settings {
     database: Option<String>,
     tenant: TenantId,
+    audit_keys: Option<String>,
     file: File,
 }
 
@@ -68,6 +72,7 @@ impl Settings {
         Ok(Self {
             database,
             tenant,
+            audit_keys: arguments.audit_keys.clone(),
             file,
         })
     }
@@ -81,21 +86,45 @@ impl Settings {
     }
 
     pub(crate) fn keys(&self) -> Result<AuditKeys, Fault> {
-        match &self.file.audit_secret {
-            Some(text) if variable("PORTCULLIS_AUDIT_SECRET").is_none() => {
-                let secret = Secret::parse(text);
-                Ok(AuditKeys::single(
-                    secret.map_err(Fault::during("read audit_secret"))?,
-                ))
+        let listed = |list: &str| {
+            let keys = AuditKeys::builder()
+                .list(list)
+                .and_then(AuditKeysBuilder::build);
+            keys.map_err(Fault::during("read the audit keys"))
+        };
+        let in_environment = variable(KEYS).or_else(|| variable(SECRET)).is_some();
+        match (&self.audit_keys, &self.file) {
+            (Some(list), _) => listed(list),
+            _ if in_environment => AuditKeys::from_env().map_err(Fault::during("read the secret")),
+            (
+                None,
+                File {
+                    audit_keys: Some(list),
+                    ..
+                },
+            ) => listed(list),
+            (
+                None,
+                File {
+                    audit_secret: Some(text),
+                    ..
+                },
+            ) => {
+                let secret = Secret::parse(text).map_err(Fault::during("read audit_secret"))?;
+                Ok(AuditKeys::single(secret))
             }
             _ => AuditKeys::from_env().map_err(Fault::during("read the secret")),
         }
     }
 
-    /// The trail, without the gates.
+    /// The trail, without the gates. Only `drain` touches journals.
     pub(crate) async fn audit(&self) -> Result<Audit, Fault> {
+        self.audit_with(JournalSettings::off()).await
+    }
+
+    pub(crate) async fn audit_with(&self, journal: JournalSettings) -> Result<Audit, Fault> {
         let keys = self.keys()?;
-        Audit::open(&self.database()?, keys, self.tenant.clone())
+        Audit::open_with(&self.database()?, keys, self.tenant.clone(), journal)
             .await
             .map_err(Fault::during("open the database"))
     }
@@ -147,7 +176,7 @@ fn read_file(given: Option<&Path>) -> Result<File, Fault> {
             text.get(..span.start).map_or(0, |before| before.matches('\n').count() + 1)
         });
         Fault::new(format!(
-            "the configuration file {shown} is wrong at line {line}; it may have database, tenant and audit_secret, each a string in quotes"
+            "the configuration file {shown} is wrong at line {line}; it may have database, tenant, audit_secret and audit_keys, each a string in quotes"
         ))
     })?;
     let secret = file.audit_secret.is_some() || file.database.as_deref().is_some_and(has_password);

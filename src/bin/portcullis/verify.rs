@@ -1,10 +1,13 @@
 //! `portcullis verify`
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
 
 use clap::Args;
 use portcullis::SessionId;
 use portcullis::audit::{Scope, Verdict, Verification};
+use portcullis::tlog::LogVerifier;
 use serde_json::{Value, json};
 
 use crate::Answer;
@@ -20,6 +23,7 @@ Examples:
   portcullis verify
   portcullis verify --session s-381 --json
   portcullis verify --chain 2 --from 1000 --to 2000
+  portcullis verify --log \"$(cat acme.vkey)\" --kept acme.checkpoint
 
 Exit codes: 0 clean, 1 findings, 2 could not check (no entries count as that).")]
 pub(crate) struct Verify {
@@ -35,6 +39,12 @@ pub(crate) struct Verify {
     /// The last entry, of one chain.
     #[arg(long, value_name = "SEQ", requires = "chain")]
     to: Option<u64>,
+    /// Also verify the checkpoints of the log with this public key (see `log-key`).
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["session", "chain"])]
+    log: Option<String>,
+    /// A checkpoint that was kept outside of the database.
+    #[arg(long, value_name = "FILE", requires = "log")]
+    kept: Option<PathBuf>,
 }
 
 impl Verify {
@@ -75,15 +85,41 @@ pub(crate) async fn run(
         })
         .await
         .map_err(Fault::during("verify"));
+    line.show("reading the checkpoints");
+    let log = what.log.as_deref().map(LogVerifier::parse).transpose();
+    let log = log.map_err(Fault::during("read --log"))?;
+    let kept = what.kept.as_deref().map(fs::read_to_string).transpose();
+    let kept = kept.map_err(Fault::during("read --kept"))?;
+    let checkpoints = match &log {
+        Some(log) => Some(audit.verify_checkpoints(log, kept.as_deref()).await),
+        None => None,
+    };
     drop(line);
     audit.shutdown().await;
     let report = verified?;
-    output.answer(&document(settings, &report), &text(output, &report))?;
-    Ok(match report.verdict() {
+    let checkpoints = checkpoints
+        .transpose()
+        .map_err(Fault::during("verify the checkpoints"))?;
+    let mut shown = text(output, &report);
+    let mut json = document(settings, &report);
+    if let Some(checkpoints) = &checkpoints {
+        shown.push_str("\ncheckpoints: ");
+        shown.push_str(&text(output, checkpoints));
+        if let Value::Object(json) = &mut json {
+            json.insert("checkpoints".to_owned(), document(settings, checkpoints));
+        }
+    }
+    output.answer(&json, &shown)?;
+    let all = std::iter::once(&report).chain(&checkpoints);
+    Ok(all.map(answer).max().unwrap_or(Answer::Nothing))
+}
+
+fn answer(report: &Verification) -> Answer {
+    match report.verdict() {
         Verdict::Clean => Answer::Clean,
         Verdict::Findings => Answer::Findings,
         Verdict::Nothing => Answer::Nothing,
-    })
+    }
 }
 
 fn verdict(report: &Verification) -> &'static str {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis::audit::{AuditEvent, Receipt};
+use portcullis::audit::{AuditEvent, Evidence, Receipt};
 use portcullis::{
     AgentId, AuditKeys, Ceiling, Clock, Database, Governance, Principal, Secret, SessionId,
     SystemClock, Timestamp, Usd,
@@ -15,6 +15,7 @@ pub(crate) const AGENT: &str = "worker";
 const URL: &str = "PORTCULLIS_CRASH_CHILD_URL";
 const SESSION: &str = "PORTCULLIS_CRASH_CHILD_SESSION";
 const JUMP: &str = "PORTCULLIS_CRASH_CHILD_JUMP";
+const SPOOLED: &str = "PORTCULLIS_CRASH_CHILD_SPOOLED";
 const WRITERS: usize = 6;
 const SPENDERS: usize = 3;
 
@@ -25,14 +26,17 @@ pub(crate) struct Orders {
     pub(crate) session: SessionId,
     /// By how many seconds its clock jumps soon after it has begun.
     pub(crate) jump: i64,
+    /// Whether it writes to its journal first.
+    pub(crate) spooled: bool,
 }
 
 impl Orders {
-    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
         [
             (URL, self.url.clone()),
             (SESSION, self.session.as_str().to_owned()),
             (JUMP, self.jump.to_string()),
+            (SPOOLED, self.spooled.to_string()),
         ]
     }
 }
@@ -43,6 +47,7 @@ pub(crate) fn orders() -> Option<Orders> {
         url: std::env::var(URL).ok()?,
         session: SessionId::parse(std::env::var(SESSION).ok()?).unwrap(),
         jump: std::env::var(JUMP).ok()?.parse().unwrap(),
+        spooled: std::env::var(SPOOLED).ok()?.parse().unwrap(),
     })
 }
 
@@ -69,9 +74,15 @@ pub(crate) async fn run(orders: Orders) {
         began: Instant::now(),
         seconds: orders.jump,
     };
+    let evidence = if orders.spooled {
+        Evidence::Spooled
+    } else {
+        Evidence::Durable
+    };
     let gov = loop {
         let connecting = Governance::builder(Database::url(&orders.url), keys.clone())
             .shared_clock(Arc::new(Jumpy { ..clock }))
+            .evidence(evidence)
             .connect()
             .await;
         match connecting {

@@ -52,7 +52,8 @@ const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d
 
 /// How often each trouble happens, in the short form and in the full one.
 const ROUNDS: &[(Trouble, usize, usize)] = &[
-    (Trouble::Kill, 4, 220),
+    (Trouble::Kill, 4, 160),
+    (Trouble::KillSpooled, 4, 60),
     (Trouble::StopFast, 1, 15),
     (Trouble::StopImmediate, 1, 15),
     (Trouble::Hang, 1, 10),

@@ -23,6 +23,7 @@ const CHILDREN: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Trouble {
     Kill,
+    KillSpooled,
     StopFast,
     StopImmediate,
     Hang,
@@ -35,6 +36,7 @@ impl Trouble {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill -9",
+            Self::KillSpooled => "kill -9, journal first",
             Self::StopFast => "server stopped fast",
             Self::StopImmediate => "server stopped immediately",
             Self::Hang => "server hung",
@@ -128,6 +130,7 @@ impl<'s> Round<'s> {
                 Trouble::ClockBack => -3_600,
                 _ => 0,
             },
+            spooled: self.trouble == Trouble::KillSpooled,
         };
         let mut child = Command::new(std::env::current_exe().unwrap())
             .envs(orders.environment())
@@ -151,7 +154,7 @@ impl<'s> Round<'s> {
     /// Makes the trouble; says how long it took until an acknowledgement came again.
     async fn trouble(&self, proxy: Option<&Proxy>) -> Option<Duration> {
         match self.trouble {
-            Trouble::Kill => return None,
+            Trouble::Kill | Trouble::KillSpooled => return None,
             Trouble::StopFast => self.server.stop("INT").await,
             Trouble::StopImmediate => self.server.stop("QUIT").await,
             Trouble::Hang => self.server.hang(Duration::from_secs(1)).await,

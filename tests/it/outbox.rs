@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis::audit::{Audit, AuditError, AuditEvent, Query};
-use portcullis::store::TestDatabase;
+use portcullis::store::{Migration, TestDatabase};
 use portcullis::{Database, ErrorKind, EventId, TenantId};
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -528,4 +528,41 @@ async fn what_cannot_be_stored_is_refused_before_the_transaction_and_a_tenant_mo
     let mut tx = tx.begin().await.unwrap();
     let missing = trail.audit.append_in_tx(&mut tx, event("app.x")).await;
     assert_eq!(missing.unwrap_err().kind(), ErrorKind::Misuse);
+}
+
+/// What `migrate` grants is enough to queue and to move.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_application_role_queues_and_moves() {
+    let (trail, mut admin) = hosted().await;
+    let role = format!("outbox_{}", trail.test.name());
+    for sql in ["CREATE ROLE ", "GRANT INSERT ON invoices TO "] {
+        let sql = sqlx::AssertSqlSafe(format!("{sql}{role}"));
+        admin.execute(sql).await.unwrap();
+    }
+    let database = trail.test.database();
+    Migration::new(&database)
+        .app_role(&role)
+        .run()
+        .await
+        .unwrap();
+    let options = trail.test.options().options([("role", role.as_str())]);
+    let audit = writer(&Database::options(options.clone())).await;
+    let mut host = connect(&options).await;
+    let mut tx = host.begin().await.unwrap();
+    insert(&mut tx, 1).await;
+    let queued = event("app.queued");
+    for _ in 0..2 {
+        audit.append_in_tx(&mut tx, queued.clone()).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    audit.move_outbox().await.unwrap();
+    assert_eq!(trail.entries_of(&queued).await, 1);
+    assert_eq!(trail.number(COUNT_OUTBOX).await, 0);
+    audit.shutdown().await;
+    host.close().await.unwrap();
+    for sql in ["DROP OWNED BY ", "DROP ROLE "] {
+        // Roles are the server's: none is left behind.
+        let sql = sqlx::AssertSqlSafe(format!("{sql}{role}"));
+        admin.execute(sql).await.unwrap();
+    }
 }

@@ -145,6 +145,8 @@ async fn the_application_role_can_append_and_not_change() {
         "TRUNCATE portcullis.chains",
         "ALTER TABLE portcullis.entries DISABLE TRIGGER ALL",
         "DROP TABLE portcullis.entries",
+        "UPDATE portcullis.outbox SET kind = 'x'",
+        "TRUNCATE portcullis.outbox",
         "UPDATE portcullis.schema_migrations SET version = 9",
     ] {
         let refused = admin.execute(forbidden).await.unwrap_err();

@@ -14,6 +14,8 @@ use portcullis::{
 };
 use sqlx::PgPool;
 
+use crate::common::journal::Directory;
+use crate::common::proxy::Proxy;
 use crate::common::{keys as old_keys, url};
 use crate::trail::{Found, found};
 
@@ -619,4 +621,55 @@ async fn no_secret_is_in_the_database_or_in_what_is_printed() {
     for secret in SECRETS {
         assert!(!shown.contains(&secret[..16]), "{shown}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_in_a_journal_or_the_outbox_outlives_a_rotation() {
+    let keyed = Keyed::new().await;
+    keyed.audit(&[1]).await.append(event()).await.unwrap();
+    let directory = Directory::fresh();
+    let proxy = Proxy::before(&keyed.test.options()).await;
+    let through = Database::options(proxy.options());
+    let away = Audit::open_with(
+        &through,
+        ring(&[1]),
+        TenantId::single(),
+        directory.settings(),
+    );
+    let away = away.await.unwrap();
+    let mut tx = keyed.pool.begin().await.unwrap();
+    let queued = event();
+    proxy.down();
+    let journalled = away.append(event()).await.unwrap();
+    assert!(journalled.committed().is_none());
+    // Queued under the old key, and committed after the rotation.
+    away.append_in_tx(&mut tx, queued.clone()).await.unwrap();
+    away.shutdown().await;
+    drop(away);
+
+    let new = keyed.audit(&[1, 2]).await;
+    new.rotate(2, Rotation::Planned).await.unwrap();
+    tx.commit().await.unwrap();
+    let direct = keyed.test.database();
+    let later = Audit::open_with(
+        &direct,
+        ring(&[2, 1]),
+        TenantId::single(),
+        directory.settings(),
+    );
+    let later = later.await.unwrap();
+    later.move_outbox().await.unwrap();
+    // The lock of the old file goes with its last handle, which may take a moment.
+    for _ in 0..100 {
+        if later.drain().await.unwrap().in_use == 0 {
+            break;
+        }
+    }
+    for id in [queued.id(), journalled.id()] {
+        let entry = later.event(id).await.unwrap().expect("it is in the trail");
+        assert_eq!(entry.key_id, 2);
+    }
+    assert!(directory.files().is_empty(), "{:?}", directory.files());
+    assert_eq!(later.stats().outbox_refused, 0);
+    keyed.assert_clean(&[1, 2]).await;
 }

@@ -7,7 +7,8 @@
 //! `cargo bench --bench journal` measures on a Postgres of its own, or on the server that
 //! `PORTCULLIS_BENCH_DATABASE_URL` names (it creates the database `portcullis_bench_journal` there).
 //! The files are in the temporary directory (`TMPDIR`): choose a disk that syncs. Rounds of bare
-//! writes and ours alternate, and medians are compared.
+//! writes and ours alternate, and medians are compared: one write and sync for `append`, one write
+//! for `spooled`, live appends by as many callers for `drain`.
 
 #![allow(
     missing_docs,
@@ -21,18 +22,19 @@
     reason = "a measurement, not library code"
 )]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis::audit::{Audit, AuditEvent, AuditKeys, Evidence, JournalSettings, Receipt};
-use portcullis::store::embedded::{Cluster, Durability};
 use portcullis::{AgentId, Database, Governance, Principal, Secret, TenantId};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection};
 
-const SERVER: &str = "PORTCULLIS_BENCH_DATABASE_URL";
+use crate::common::Server;
+
 const NAME: &str = "portcullis_bench_journal";
 const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90";
 const ROUNDS: usize = 5;
@@ -49,23 +51,17 @@ fn main() {
 }
 
 async fn measure() {
-    let scratch = std::env::temp_dir().join(format!("portcullis-bench-{}", std::process::id()));
+    let scratch = std::env::temp_dir().join(format!("portcullis-journal-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).unwrap();
-    let (options, _cluster) = server(&scratch).await;
-    let mut admin = options.connect().await.unwrap();
-    for sql in [
-        "DROP DATABASE IF EXISTS portcullis_bench_journal WITH (FORCE)",
-        "CREATE DATABASE portcullis_bench_journal ENCODING 'UTF8' TEMPLATE template0",
-    ] {
-        sqlx::query(sql).execute(&mut admin).await.unwrap();
-    }
-    admin.close().await.unwrap();
-    let database = Database::options(options.database(NAME));
+    let server = Server::start().await;
+    let database = Database::options(server.database(NAME).await);
     database.migrate().await.unwrap();
     let journal = JournalSettings::in_directory(scratch.join("journal"));
     append(&journal, &scratch).await;
     drain(&database, &journal).await;
-    spooled(&database, journal).await;
+    spooled(&database, journal, &scratch).await;
+    database.connect_pool().await.unwrap().close().await;
+    server.stop().await;
     std::fs::remove_dir_all(&scratch).unwrap();
 }
 
@@ -95,17 +91,18 @@ async fn append(journal: &JournalSettings, scratch: &Path) {
             assert!(matches!(receipt, Receipt::Journalled(_)), "{receipt:?}");
         }
     }
-    println!(
-        "figure journal/bare_write_and_sync {:.0} us",
-        median(theirs)
-    );
-    println!("figure journal/append {:.0} us", median(ours));
-    let left = LINES - ROUNDS * CALLS - 1;
+    figure("journal/append", "us", median(ours), median(theirs));
+    crowd(&audit, LINES - ROUNDS * CALLS - 1).await;
+    audit.shutdown().await;
+}
+
+/// Records so many events by 64 callers at once.
+async fn crowd(audit: &Audit, events: usize) {
     let calls: Vec<_> = (0..64)
         .map(|_| {
             let audit = audit.clone();
             tokio::spawn(async move {
-                for n in 0..left / 64 {
+                for n in 0..events / 64 {
                     assert!(audit.log(event(n)).await.lost().is_none());
                 }
             })
@@ -114,7 +111,13 @@ async fn append(journal: &JournalSettings, scratch: &Path) {
     for call in calls {
         call.await.unwrap();
     }
-    audit.shutdown().await;
+}
+
+fn figure(name: &str, unit: &str, ours: f64, ceiling: f64) {
+    println!(
+        "figure {name} {ours:.1} {unit} ceiling {ceiling:.1} ratio {:.2}",
+        ours / ceiling
+    );
 }
 
 /// A writer whose database is known to be away.
@@ -143,11 +146,15 @@ async fn drain(database: &Database, journal: &JournalSettings) {
     audit.drain().await.unwrap();
     let took = began.elapsed().as_secs_f64();
     let events = audit.stats().events as f64;
-    println!("figure journal/drain {:.0} events/s", events / took);
+    // As many at once, as they come.
+    let began = Instant::now();
+    crowd(&audit, LINES).await;
+    let live = LINES as f64 / began.elapsed().as_secs_f64();
+    figure("journal/drain", "events/s", events / took, live);
     audit.shutdown().await;
 }
 
-async fn spooled(database: &Database, journal: JournalSettings) {
+async fn spooled(database: &Database, journal: JournalSettings, scratch: &Path) {
     let gov = Governance::builder(database.clone(), keys())
         .journal(journal)
         .evidence(Evidence::Spooled)
@@ -162,7 +169,15 @@ async fn spooled(database: &Database, journal: JournalSettings) {
         took.push(began.elapsed());
         assert!(matches!(receipt, Receipt::Spooled(_)), "{receipt:?}");
     }
-    println!("figure journal/spooled {:.0} us", median(took));
+    let file = File::create(scratch.join("unsynced")).unwrap();
+    let line = vec![b'x'; 700];
+    let mut bare = Vec::new();
+    for _ in 0..ROUNDS * CALLS {
+        let began = Instant::now();
+        (&file).write_all(&line).unwrap();
+        bare.push(began.elapsed());
+    }
+    figure("journal/spooled", "us", median(took), median(bare));
     gov.shutdown().await;
 }
 
@@ -184,15 +199,4 @@ fn keys() -> AuditKeys {
 fn median(mut all: Vec<Duration>) -> f64 {
     all.sort_unstable();
     all[all.len() / 2].as_secs_f64() * 1e6
-}
-
-async fn server(scratch: &Path) -> (PgConnectOptions, Option<Cluster>) {
-    if let Ok(url) = std::env::var(SERVER) {
-        return (url.parse().unwrap(), None);
-    }
-    let directory = scratch.join("cluster");
-    let cluster = Cluster::start_with(directory, Durability::Full)
-        .await
-        .unwrap();
-    (cluster.options("postgres"), Some(cluster))
 }

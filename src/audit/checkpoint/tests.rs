@@ -1,3 +1,5 @@
+//! Making checkpoints, where a test needs the limits of one.
+
 use super::*;
 use crate::audit::{AuditEvent, AuditKeys};
 use crate::call::Principal;

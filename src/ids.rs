@@ -158,7 +158,7 @@ impl SessionId {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "two defaults would differ")]
     pub fn new() -> Self {
-        Self::trusted(Arc::from(Uuid::now_v7().to_string()))
+        Self::trusted(Arc::from(crate::random::uuid_v7().to_string()))
     }
 }
 
@@ -271,7 +271,7 @@ macro_rules! uuid_ids {
             #[must_use]
             #[expect(clippy::new_without_default, reason = "two defaults would differ")]
             pub fn new() -> Self {
-                Self(Uuid::now_v7())
+                Self(crate::random::uuid_v7())
             }
 
             /// Parses the text form of a UUIDv7.

@@ -9,6 +9,7 @@ mod governance;
 mod ids;
 mod money;
 mod permit;
+mod random;
 mod secret;
 mod time;
 mod usage;

@@ -78,9 +78,9 @@ impl Shared {
         deadline: Duration,
     ) -> Result<Vec<Recorded>, AuditError> {
         let started = Instant::now();
-        let answer = match timeout(deadline, self.queued(events)).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(AuditError::Overloaded),
+        let answer = match self.queued(events, deadline).await {
+            Some(answer) => answer?,
+            None => return Err(AuditError::Overloaded),
         };
         match timeout(deadline.saturating_sub(started.elapsed()), answer).await {
             Ok(answer) => heard(answer),
@@ -97,7 +97,7 @@ impl Shared {
     ) -> Result<Vec<Recorded>, AuditError> {
         let started = Instant::now();
         let slow = || StoreError::timed_out(APPEND);
-        let Ok(queued) = timeout(deadline, self.queued(events)).await else {
+        let Some(queued) = self.queued(events, deadline).await else {
             return self.journal(journal, events, Some(&slow())).await;
         };
         let mut answer = queued?;
@@ -124,11 +124,27 @@ impl Shared {
         }
     }
 
-    async fn queued(self: &Arc<Self>, events: &Arc<Sealed>) -> Result<Answered, AuditError> {
-        self.queue.wait_for_room().await?;
+    /// Queues `events`; `None` if there was no room for them until the deadline.
+    async fn queued(
+        self: &Arc<Self>,
+        events: &Arc<Sealed>,
+        deadline: Duration,
+    ) -> Option<Result<Answered, AuditError>> {
+        // There nearly always is room: a timer is for when there is none.
+        match self.queue.try_room() {
+            Ok(()) => {}
+            Err(AuditError::Overloaded) => {
+                match timeout(deadline, self.queue.wait_for_room()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Some(Err(error)),
+                    Err(_) => return None,
+                }
+            }
+            Err(error) => return Some(Err(error)),
+        }
         let (reply, answer) = oneshot::channel();
-        self.push(Group::new(Arc::clone(events), Some(reply)))?;
-        Ok(answer)
+        let queued = self.push(Group::new(Arc::clone(events), Some(reply)));
+        Some(queued.map(|()| answer))
     }
 
     async fn journal(

@@ -134,11 +134,12 @@ impl Database {
         self
     }
 
-    /// How long one operation may take, retries included (5 s). The server is told too, over
-    /// connections of our own, so that what we gave up on does not go on there.
+    /// How long one operation may take, retries included (5 s): at least 10 ms, at most an hour. The
+    /// server is told too, over connections of our own, so that what we gave up on does not go on
+    /// there.
     #[must_use]
     pub fn statement_timeout(mut self, limit: Duration) -> Self {
-        self.settings.statement = limit.max(Duration::from_millis(10));
+        self.settings.statement = limit.clamp(Duration::from_millis(10), Duration::from_hours(1));
         self
     }
 

@@ -63,7 +63,7 @@ pub(in crate::audit) struct Placed {
 }
 
 impl Group {
-    pub(super) fn new(drafts: Arc<Sealed>, reply: Option<Reply>) -> Self {
+    pub(super) fn new(drafts: Arc<Sealed>, queued: Instant, reply: Option<Reply>) -> Self {
         let nowhere = |draft: &Draft| Placed {
             at: Committed {
                 id: draft.id,
@@ -76,7 +76,7 @@ impl Group {
             placed: drafts.iter().map(nowhere).collect(),
             drafts,
             kept: false,
-            queued: Instant::now(),
+            queued,
             reply,
         }
     }
@@ -86,7 +86,7 @@ impl Group {
     pub(super) fn kept(drafts: Arc<Sealed>, reply: Reply) -> Self {
         Self {
             kept: true,
-            ..Self::new(drafts, Some(reply))
+            ..Self::new(drafts, Instant::now(), Some(reply))
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Shared;
 use super::queue::{Group, Taken};
@@ -59,7 +59,7 @@ impl Shared {
             return Ok(());
         }
         match self.queue.try_room() {
-            Ok(()) => self.push(Group::new(Arc::clone(events), None)),
+            Ok(()) => self.push(Group::new(Arc::clone(events), Instant::now(), None)),
             // It cannot wait for room as callers do.
             Err(AuditError::Overloaded) if self.journal.is_some() => {
                 if let Some(journal) = &self.journal {
@@ -77,12 +77,13 @@ impl Shared {
         events: &Arc<Sealed>,
         deadline: Duration,
     ) -> Result<Vec<Recorded>, AuditError> {
-        let started = Instant::now();
-        let answer = match self.queued(events, deadline).await {
+        let began = Instant::now();
+        let end = began + deadline;
+        let answer = match self.queued(events, began, end).await {
             Some(answer) => answer?,
             None => return Err(AuditError::Overloaded),
         };
-        match timeout(deadline.saturating_sub(started.elapsed()), answer).await {
+        match timeout_at(end, answer).await {
             Ok(answer) => heard(answer),
             Err(_) => Err(StoreError::timed_out(APPEND).into()),
         }
@@ -95,23 +96,22 @@ impl Shared {
         events: &Arc<Sealed>,
         deadline: Duration,
     ) -> Result<Vec<Recorded>, AuditError> {
-        let started = Instant::now();
+        let began = Instant::now();
+        let end = began + deadline;
         let slow = || StoreError::timed_out(APPEND);
-        let Some(queued) = self.queued(events, deadline).await else {
+        let Some(queued) = self.queued(events, began, end).await else {
             return self.journal(journal, events, Some(&slow())).await;
         };
         let mut answer = queued?;
         // A healthy store answers within this; only past it is anything else looked at.
-        let left = deadline.saturating_sub(started.elapsed());
-        if let Ok(answer) = timeout(BRIEFLY.min(left), &mut answer).await {
+        if let Ok(answer) = timeout_at(end.min(began + BRIEFLY), &mut answer).await {
             return heard(answer);
         }
-        let left = deadline.saturating_sub(started.elapsed());
         tokio::select! {
             biased;
             answer = &mut answer => return heard(answer),
             () = self.outage.known() => {}
-            () = sleep(left) => {}
+            () = sleep_until(end) => {}
         }
         let (written, line) = oneshot::channel();
         if self.spill(journal, events, Answer::Writer(written), Some(&slow())) {
@@ -124,17 +124,18 @@ impl Shared {
         }
     }
 
-    /// Queues `events`; `None` if there was no room for them until the deadline.
+    /// Queues `events`, which came at `began`; `None` if there was no room for them until `end`.
     async fn queued(
         self: &Arc<Self>,
         events: &Arc<Sealed>,
-        deadline: Duration,
+        began: Instant,
+        end: Instant,
     ) -> Option<Result<Answered, AuditError>> {
         // There nearly always is room: a timer is for when there is none.
         match self.queue.try_room() {
             Ok(()) => {}
             Err(AuditError::Overloaded) => {
-                match timeout(deadline, self.queue.wait_for_room()).await {
+                match timeout_at(end, self.queue.wait_for_room()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return Some(Err(error)),
                     Err(_) => return None,
@@ -143,7 +144,7 @@ impl Shared {
             Err(error) => return Some(Err(error)),
         }
         let (reply, answer) = oneshot::channel();
-        let queued = self.push(Group::new(Arc::clone(events), Some(reply)));
+        let queued = self.push(Group::new(Arc::clone(events), began, Some(reply)));
         Some(queued.map(|()| answer))
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{BATCH, CAPACITY, EXTRA_IDLE, FOUR_LANES, Group, LAST_IDLE, Pushed, Queue, TWO_LANES};
 use crate::audit::AuditError;
 use crate::audit::model::Sealed;
@@ -11,7 +13,9 @@ use crate::audit::model::Sealed;
 async fn push(queue: &Queue) -> Pushed {
     queue.wait_for_room().await.unwrap();
     let sealed = Arc::new(Sealed::new(vec![draft()]));
-    queue.push(Group::new(sealed, None)).unwrap()
+    queue
+        .push(Group::new(sealed, Instant::now(), None))
+        .unwrap()
 }
 
 fn draft() -> crate::audit::model::Draft {
@@ -74,7 +78,7 @@ async fn an_idle_lane_ends_after_its_time_and_the_last_one_later() {
     let share = queue.next(false).await.unwrap();
     queue.answered(share.events);
     queue.done(0);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     assert!(queue.next(false).await.is_none(), "nothing more comes");
     assert_eq!(began.elapsed(), LAST_IDLE);
 
@@ -91,7 +95,7 @@ async fn an_idle_lane_ends_after_its_time_and_the_last_one_later() {
     for share in shares {
         queue.done(share.events);
     }
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     assert!(queue.next(false).await.is_none());
     assert_eq!(began.elapsed(), EXTRA_IDLE);
 }
@@ -103,7 +107,7 @@ async fn an_event_that_comes_to_an_idle_lane_is_taken_at_once() {
     let share = queue.next(false).await.unwrap();
     queue.answered(share.events);
     queue.done(0);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let (share, pushed) = tokio::join!(queue.next(false), async {
         tokio::time::sleep(LAST_IDLE / 2).await;
         push(&queue).await

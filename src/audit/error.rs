@@ -83,7 +83,7 @@ pub enum AuditError {
     },
     /// What is stored is not the tree that was signed last.
     #[error(
-        "the stored tree is not the one that was signed last, or was signed by another key; run verify_checkpoints with a checkpoint kept elsewhere"
+        "the stored tree is not the one that was signed last, or was signed by another key; verify everything against a checkpoint kept elsewhere"
     )]
     Tree,
     /// The event is under no checkpoint, or there is none.
@@ -92,6 +92,18 @@ pub enum AuditError {
     /// A key, note or proof of the log is not right.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The token that a verification should go on from was made by none of this trail, under none of
+    /// these keys, or was changed.
+    #[error(
+        "the token to resume from was not made by a verification of this trail under these keys; leave it out to verify everything"
+    )]
+    Resume,
+    /// What to verify was not said in full.
+    #[error("cannot verify against {what} without the log's public key; give it with Verify::log")]
+    NoLog {
+        /// What was given without it.
+        what: &'static str,
+    },
     /// The cursor of a page is none of ours.
     #[error("invalid page cursor; use the one that the last page gave")]
     Cursor,
@@ -117,6 +129,8 @@ impl AuditError {
             | Self::WrongKey { .. }
             | Self::NotRotated { .. }
             | Self::NoCheckpoint
+            | Self::Resume
+            | Self::NoLog { .. }
             | Self::Cursor => ErrorKind::Misuse,
             Self::Overloaded => ErrorKind::Unavailable,
             Self::Tampered { .. } | Self::KeySetBack { .. } | Self::Tree => ErrorKind::Integrity,

@@ -205,17 +205,20 @@ pub(crate) enum Purpose {
     Fingerprint,
     /// The MACs of the journal on the local disk.
     Journal,
+    /// What a verification says that a later one goes on from.
+    Verified,
 }
 
 impl Purpose {
     #[cfg(test)]
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Chain,
         Self::Content,
         Self::Call,
         Self::Outbox,
         Self::Fingerprint,
         Self::Journal,
+        Self::Verified,
     ];
 
     const fn info(self) -> &'static str {
@@ -226,6 +229,7 @@ impl Purpose {
             Self::Outbox => "portcullis/outbox-hmac/v1",
             Self::Fingerprint => "portcullis/key-fingerprint/v1",
             Self::Journal => "portcullis/journal-hmac/v1",
+            Self::Verified => "portcullis/verified/v1",
         }
     }
 }
@@ -370,13 +374,14 @@ mod tests {
         assert_eq!(tags, GOLDEN);
     }
 
-    const GOLDEN: [&str; 6] = [
+    const GOLDEN: [&str; 7] = [
         "980865591c0023bf6ba8b44364ce4b95e92fc637e8924504b3181e71bb682690",
         "72a6fe1dc89d4d1c7fec110be3e18eb8b06fd151415501d5dafa3af8492b1443",
         "3091c5d523e2b63c189f8e8d09874b71ad3ec4844f3e62b9d8bfa2368ff0adb7",
         "19072d9d606cf675a56f4841088de5587d82543e13692b552c7a8e87f0414605",
         "261dfc8ced60d2d7851da58add6f46084f5d0ebed2049b5cfd9612463efc1b06",
         "136c02c0e7d74564d28861f22beee71ac64e335fe2048c737740e832df112f05",
+        "35fdc6226932ccf3f5a794d080f5257a1691860c392622bf2a0c80f4898ee6ce",
     ];
 
     fn ring(numbers: &[u32]) -> AuditKeysBuilder {

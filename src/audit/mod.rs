@@ -68,7 +68,8 @@ pub use model::{AuditEvent, Committed, Entry, Evidence, Journalled, Receipt, Rec
 pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
 pub use rotate::{Rotated, Rotation};
 pub use verify::{
-    ChainReport, CompromisedKey, Finding, FindingClass, Progress, Scope, Verdict, Verification,
+    Assurance, AssuredRange, ChainReport, CompromisedKey, Exposure, Finding, FindingClass,
+    Progress, Scope, Verdict, Verification, Verify,
 };
 pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
 pub(crate) use writer::{Redeem, Redeemed};

@@ -76,7 +76,7 @@ impl<'k> Links<'k> {
 }
 
 /// The leaf of an entry: the bytes that its MAC covers, and the MAC.
-pub(super) fn leaf(encoded: &Fields, mac: &Tag) -> TreeHash {
+pub(in crate::audit) fn leaf(encoded: &Fields, mac: &Tag) -> TreeHash {
     TreeHash::of_leaf_parts(&[encoded.as_bytes(), mac])
 }
 

@@ -18,7 +18,7 @@
 //!
 //! ```no_run
 //! # async fn example(audit: portcullis::audit::Audit) -> Result<(), Box<dyn std::error::Error>> {
-//! use portcullis::{Secret, tlog::LogKey};
+//! use portcullis::{Secret, audit::Verify, tlog::LogKey};
 //!
 //! let key = LogKey::new("audit.example/acme", &Secret::parse(&std::env::var("LOG_KEY")?)?)?;
 //! let checkpoint = audit.checkpoint(&key).await?;
@@ -26,7 +26,8 @@
 //!
 //! // Later, perhaps by somebody else, with the note that was kept:
 //! let kept = std::fs::read_to_string("/mnt/worm/acme.checkpoint")?;
-//! let report = audit.verify_checkpoints(key.verifier(), Some(&kept)).await?;
+//! let what = Verify::everything().log(key.verifier()).kept("worm", kept);
+//! let report = audit.verify(what).await?;
 //! assert!(report.is_clean(), "{report}");
 //! # Ok(())
 //! # }
@@ -38,8 +39,8 @@ mod maker;
 mod prove;
 #[cfg(all(test, feature = "embedded"))]
 mod tests;
-mod verify;
 
+pub(in crate::audit) use self::links::leaf;
 pub use self::maker::CheckpointEvery;
 pub(crate) use self::maker::Maker;
 pub use self::prove::{ConsistencyProof, EventProof};

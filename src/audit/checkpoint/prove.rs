@@ -156,7 +156,11 @@ impl Audit {
     }
 
     /// The hashes of a plan, from the tiles that it needs and no others.
-    async fn fold(&self, plan: &Plan, size: u64) -> Result<Vec<TreeHash>, AuditError> {
+    pub(in crate::audit) async fn fold(
+        &self,
+        plan: &Plan,
+        size: u64,
+    ) -> Result<Vec<TreeHash>, AuditError> {
         let mut tiles = plan
             .subtrees()
             .map(|subtree| Tile::of(subtree, size))

@@ -13,9 +13,6 @@ use crate::store::{InStore as _, Store, StoreError};
 use crate::time::Timestamp;
 use crate::tlog::{Tile, TreeHash};
 
-/// The most ranges that one statement reads.
-pub(in crate::audit) const PAGE: usize = 1_000;
-
 /// The tree as it was last signed.
 #[derive(Clone, Debug)]
 pub(in crate::audit) struct TreeRow {
@@ -83,12 +80,13 @@ pub(in crate::audit) async fn lock_tree(
     .transpose()
 }
 
-/// The last range of each chain.
+/// The last range of each chain that stands before a leaf.
 //
 // The chains are found by hopping along the index, so that their many older ranges cost nothing.
 pub(in crate::audit) async fn list_last_ranges(
     transaction: &mut PgConnection,
     tenant: &TenantId,
+    before: u64,
 ) -> Result<Vec<RangeRow>, sqlx::Error> {
     let rows = sqlx::query(
         "WITH RECURSIVE present (chain_no) AS (
@@ -111,12 +109,13 @@ pub(in crate::audit) async fn list_last_ranges(
           CROSS JOIN LATERAL (
              SELECT r.first_leaf, r.from_seq, r.to_seq, r.to_mac
                FROM portcullis.checkpoint_ranges r
-              WHERE r.tenant_id = $1 AND r.chain_no = p.chain_no
+              WHERE r.tenant_id = $1 AND r.chain_no = p.chain_no AND r.first_leaf < $2
               ORDER BY r.from_seq DESC
               LIMIT 1) last
           ORDER BY p.chain_no",
     )
     .bind(tenant.as_str())
+    .bind(i64::try_from(before).unwrap_or(i64::MAX))
     .persistent(false)
     .fetch_all(transaction)
     .await?;
@@ -150,42 +149,6 @@ pub(in crate::audit) async fn fetch_range_of(
         .await
 }
 
-/// The next ranges from a leaf on, each with the checkpoint at its end if there is one.
-pub(in crate::audit) async fn list_ranges(
-    connection: &mut PgConnection,
-    tenant: &TenantId,
-    from_leaf: u64,
-) -> Result<Vec<(RangeRow, Option<CheckpointRow>)>, StoreError> {
-    let during = StoreError::during("read the checkpoints");
-    let rows = sqlx::query(
-        "SELECT r.first_leaf, r.chain_no, r.from_seq, r.to_seq, r.to_mac, c.size, c.root, c.note
-           FROM portcullis.checkpoint_ranges r
-           LEFT JOIN portcullis.checkpoints c
-             ON c.tenant_id = r.tenant_id
-            AND c.size = r.first_leaf + r.to_seq - r.from_seq + 1
-          WHERE r.tenant_id = $1 AND r.first_leaf >= $2
-          ORDER BY r.first_leaf
-          LIMIT 1000",
-    )
-    .bind(tenant.as_str())
-    .bind(from_leaf.cast_signed())
-    .persistent(false)
-    .fetch_all(connection)
-    .await
-    .map_err(&during)?;
-    let read = |row: &PgRow| {
-        let checkpoint = match row.try_get::<Option<i64>, _>(5)? {
-            Some(_) => Some(checkpoint(row, 5)?),
-            None => None,
-        };
-        Ok((range(row)?, checkpoint))
-    };
-    rows.iter()
-        .map(read)
-        .collect::<Result<_, _>>()
-        .map_err(during)
-}
-
 /// The newest checkpoint.
 pub(in crate::audit) async fn fetch_last<'c>(
     executor: impl PgExecutor<'c>,
@@ -203,24 +166,6 @@ pub(in crate::audit) async fn fetch_last<'c>(
     .fetch_optional(executor)
     .await?;
     row.as_ref().map(|row| checkpoint(row, 0)).transpose()
-}
-
-/// How many checkpoints there are.
-pub(in crate::audit) async fn count_checkpoints(
-    connection: &mut PgConnection,
-    tenant: &TenantId,
-) -> Result<u64, StoreError> {
-    let count: i64 = sqlx::query_scalar(
-        "SELECT count(c.size)
-           FROM portcullis.checkpoints c
-          WHERE c.tenant_id = $1",
-    )
-    .bind(tenant.as_str())
-    .persistent(false)
-    .fetch_one(connection)
-    .await
-    .map_err(StoreError::during("count the checkpoints"))?;
-    Ok(count.cast_unsigned())
 }
 
 /// The hashes of these tiles, those that there are; as many as are stored, which may be more than
@@ -252,11 +197,10 @@ pub(in crate::audit) async fn list_tiles<'c>(
         let bytes: &[u8] = row.try_get(2)?;
         let (hashes, rest) = bytes.as_chunks::<32>();
         let level = u8::try_from(level).map_err(|_| malformed())?;
-        if !rest.is_empty() {
-            return Err(malformed());
-        }
-        let hashes = hashes.iter().copied().map(TreeHash::from_bytes).collect();
-        Ok((level, count(row, 1)?, hashes))
+        let hashes = hashes.iter().copied().map(TreeHash::from_bytes);
+        // Half a hash is a wrong one: then the tile is not as wide as it should be.
+        let excess = (!rest.is_empty()).then(TreeHash::of_nothing);
+        Ok((level, count(row, 1)?, hashes.chain(excess).collect()))
     };
     rows.iter().map(read).collect()
 }
@@ -417,7 +361,7 @@ pub(in crate::audit) async fn fetch_backlog<'c>(
     Ok((at_least_none(entries), age.map(at_least_none)))
 }
 
-fn range(row: &PgRow) -> Result<RangeRow, sqlx::Error> {
+pub(super) fn range(row: &PgRow) -> Result<RangeRow, sqlx::Error> {
     let to_mac: &[u8] = row.try_get(4)?;
     Ok(RangeRow {
         first_leaf: count(row, 0)?,
@@ -436,12 +380,12 @@ fn checkpoint(row: &PgRow, first: usize) -> Result<CheckpointRow, sqlx::Error> {
     })
 }
 
-fn count(row: &PgRow, column: usize) -> Result<u64, sqlx::Error> {
+pub(super) fn count(row: &PgRow, column: usize) -> Result<u64, sqlx::Error> {
     let number: i64 = row.try_get(column)?;
     number.try_into().map_err(|_| malformed())
 }
 
-fn hash(row: &PgRow, column: usize) -> Result<TreeHash, sqlx::Error> {
+pub(super) fn hash(row: &PgRow, column: usize) -> Result<TreeHash, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
     let bytes = bytes.try_into().map_err(|_| malformed())?;
     Ok(TreeHash::from_bytes(bytes))

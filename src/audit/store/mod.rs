@@ -13,4 +13,5 @@ pub(super) mod outbox;
 pub(super) mod read;
 #[cfg(all(test, feature = "embedded"))]
 mod tests;
+pub(super) mod tree;
 pub(super) mod verify;

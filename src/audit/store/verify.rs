@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
+use uuid::Uuid;
 
 use super::columns::columns;
 use crate::audit::keys::Tag;
@@ -24,6 +25,8 @@ pub(in crate::audit) struct ChainRow {
     pub(in crate::audit) max_seq: Option<i64>,
     /// Where the chain's own row says that it ends; `None` if there is no such row.
     pub(in crate::audit) head: Option<HeadRow>,
+    /// Whether a writer holds it now, by the database's clock.
+    pub(in crate::audit) held: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +78,8 @@ pub(in crate::audit) async fn list_chains(
              UNION
              SELECT c.chain_no FROM portcullis.chains c WHERE c.tenant_id = $1
          )
-         SELECT n.chain_no, last.seq, c.next_seq, c.head_mac, c.key_id, c.recorded_at
+         SELECT n.chain_no, last.seq, c.next_seq, c.head_mac, c.key_id, c.recorded_at,
+                coalesce(c.lease_until > now() AND NOT c.stopped, false)
            FROM numbers n
            LEFT JOIN portcullis.chains c
              ON c.tenant_id = $1 AND c.chain_no = n.chain_no
@@ -112,7 +116,33 @@ fn chain(row: &PgRow) -> Result<ChainRow, sqlx::Error> {
         chain_no: row.try_get(0)?,
         max_seq: row.try_get(1)?,
         head,
+        held: row.try_get(6)?,
     })
+}
+
+/// The entry that came from the next line of a journal, after one that is not there.
+//
+// No index helps; it is asked where something was found wrong.
+pub(in crate::audit) async fn fetch_after_line(
+    connection: &mut PgConnection,
+    tenant: &TenantId,
+    journal: Uuid,
+    line: u64,
+) -> Result<Option<(i32, i64)>, StoreError> {
+    sqlx::query_as(
+        "SELECT e.chain_no, e.seq
+           FROM portcullis.entries e
+          WHERE e.tenant_id = $1 AND e.origin_journal = $2 AND e.origin_seq > $3
+          ORDER BY e.origin_seq
+          LIMIT 1",
+    )
+    .bind(tenant.as_str())
+    .bind(journal)
+    .bind(line.cast_signed())
+    .persistent(false)
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::during("find the entries of a journal"))
 }
 
 /// The first and last entry of `session` in each chain.

@@ -2,14 +2,8 @@
 
 use std::fmt;
 
-use crate::audit::error::AuditError;
-use crate::audit::rotate::{Marker, Rotation};
-use crate::time::Timestamp;
-
 /// The most findings that are kept; the rest is counted.
-pub(super) const MAX_FINDINGS: usize = 1_000;
-/// The most unproved ranges that are kept; the rest is counted.
-const MAX_RANGES: usize = 1_000;
+const MAX_FINDINGS: usize = 1_000;
 
 /// What kind of thing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +82,27 @@ pub struct Finding {
     pub through: u64,
     /// In words.
     pub detail: &'static str,
+    /// Which of the checkpoints kept elsewhere says so, where one does.
+    pub anchor: Option<String>,
+}
+
+impl Finding {
+    /// About the entries of a chain from `seq` to `through`; chain 0 is the tree over all of them.
+    pub(in crate::audit) const fn new(
+        class: FindingClass,
+        chain_no: u32,
+        (seq, through): (u64, u64),
+        detail: &'static str,
+    ) -> Self {
+        Self {
+            class,
+            chain_no,
+            seq,
+            through,
+            detail,
+            anchor: None,
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -96,7 +111,11 @@ impl fmt::Display for Finding {
         if self.through > self.seq {
             write!(f, "..{}", self.through)?;
         }
-        write!(f, ": {}", self.detail)
+        write!(f, ": {}", self.detail)?;
+        match &self.anchor {
+            Some(anchor) => write!(f, " ({anchor})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -108,7 +127,17 @@ pub(in crate::audit) struct Findings {
 }
 
 impl Findings {
+    /// What the tree says of entries next to each other is one finding.
     pub(in crate::audit) fn push(&mut self, finding: Finding) {
+        if finding.class == FindingClass::Checkpoint
+            && let Some(last) = self.kept.last_mut()
+            && (last.class, last.chain_no, last.detail, last.through + 1)
+                == (finding.class, finding.chain_no, finding.detail, finding.seq)
+            && finding.chain_no > 0
+        {
+            last.through = finding.through;
+            return;
+        }
         self.total += 1;
         if self.kept.len() < MAX_FINDINGS {
             self.kept.push(finding);
@@ -129,6 +158,13 @@ impl Findings {
         self.total
     }
 
+    /// The findings, chain by chain, and how many there are.
+    pub(super) fn into_parts(mut self) -> (Vec<Finding>, u64) {
+        self.kept
+            .sort_by_key(|finding| (finding.chain_no, finding.seq));
+        (self.kept, self.total)
+    }
+
     pub(super) fn extend(&mut self, finding: Option<Finding>) {
         if let Some(finding) = finding {
             self.push(finding);
@@ -138,299 +174,5 @@ impl Findings {
     #[cfg(test)]
     pub(super) fn kept(&self) -> &[Finding] {
         &self.kept
-    }
-}
-
-/// What was verified of one chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ChainReport {
-    /// The chain.
-    pub chain_no: u32,
-    /// The first entry that was asked for.
-    pub from: u64,
-    /// The last entry that was asked for: where the chain ended when the verification began, or
-    /// sooner.
-    pub to: u64,
-    /// How many entries were read.
-    pub entries: u64,
-    /// How many of them are proved by a key: each as it was written, after the one before it.
-    pub proved: u64,
-    /// The entries that nothing proves, because what they follow is gone or changed.
-    pub unproved: Vec<(u64, u64)>,
-    /// The keys that proved entries, and how many each.
-    pub keys: Vec<(u32, u64)>,
-    /// Where the chain's head says that it ends; `None` if it has no head.
-    pub head: Option<u64>,
-    /// The key that holds at its end, if an entry is proved.
-    pub(super) last_key: Option<u32>,
-    /// The rotations in it that both keys attest.
-    pub(super) rotations: Vec<Marker>,
-}
-
-impl ChainReport {
-    pub(in crate::audit) fn new(chain_no: u32, from: u64, to: u64, head: Option<u64>) -> Self {
-        Self {
-            chain_no,
-            from,
-            to,
-            entries: 0,
-            proved: 0,
-            unproved: Vec::new(),
-            keys: Vec::new(),
-            head,
-            last_key: None,
-            rotations: Vec::new(),
-        }
-    }
-
-    pub(in crate::audit) fn prove(&mut self, key_id: u32) {
-        self.proved += 1;
-        match self.keys.iter_mut().find(|(id, _)| *id == key_id) {
-            Some((_, count)) => *count += 1,
-            None => self.keys.push((key_id, 1)),
-        }
-    }
-
-    pub(super) fn leave_unproved(&mut self, seq: u64) {
-        let kept = self.unproved.len();
-        match self.unproved.last_mut() {
-            Some((_, last)) if *last + 1 == seq => *last = seq,
-            _ if kept < MAX_RANGES => self.unproved.push((seq, seq)),
-            _ => {}
-        }
-    }
-
-    /// Takes back `leave_unproved` for an entry that was proved later.
-    pub(super) fn prove_late(&mut self, seq: u64, key_id: u32) {
-        self.unproved.retain(|range| *range != (seq, seq));
-        self.prove(key_id);
-    }
-}
-
-/// What the whole comes to. Exhaustive on purpose: nothing is neither.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "a report must treat each")]
-pub enum Verdict {
-    /// There were entries, and each is as it was written.
-    Clean,
-    /// Something is wrong; the findings say what.
-    Findings,
-    /// There was nothing to verify. That is not the same as clean.
-    Nothing,
-}
-
-/// A key that somebody else may have had, as a rotation says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CompromisedKey {
-    /// Its number.
-    pub key_id: u32,
-    /// Since when, as far as was known at the rotation.
-    pub since: Option<Timestamp>,
-}
-
-impl fmt::Display for CompromisedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = self.key_id;
-        write!(
-            f,
-            "that entries under key {key} are as they were first written: it was compromised"
-        )?;
-        match self.since {
-            Some(since) => write!(
-                f,
-                " at {since}; up to the rotation they are as good as the last checkpoint from before that"
-            ),
-            None => write!(
-                f,
-                "; up to the rotation they are as good as the last checkpoint that is trusted"
-            ),
-        }
-    }
-}
-
-/// The answer of a verification: what was found, and what was verified by what.
-///
-/// It is never one boolean. [`limits`](Self::limits) says what it does not prove.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a verification that nobody looks at finds nothing"]
-pub struct Verification {
-    findings: Vec<Finding>,
-    total: u64,
-    chains: Vec<ChainReport>,
-    limits: &'static [&'static str],
-}
-
-impl Verification {
-    pub(in crate::audit) fn new(
-        findings: Findings,
-        chains: Vec<ChainReport>,
-        limits: &'static [&'static str],
-    ) -> Self {
-        Self {
-            findings: findings.kept,
-            total: findings.total,
-            chains,
-            limits,
-        }
-    }
-
-    /// What the whole comes to.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        if self.total > 0 {
-            Verdict::Findings
-        } else if self.proved() > 0 && self.proved() == self.entries() {
-            Verdict::Clean
-        } else {
-            Verdict::Nothing
-        }
-    }
-
-    /// Whether there were entries and each is as it was written. Zero entries are not clean.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.verdict() == Verdict::Clean
-    }
-
-    /// What is wrong: the first thousand, chain by chain.
-    #[must_use]
-    pub fn findings(&self) -> &[Finding] {
-        &self.findings
-    }
-
-    /// How many findings there are, the ones that were not kept included.
-    #[must_use]
-    pub const fn finding_count(&self) -> u64 {
-        self.total
-    }
-
-    /// How many entries were read.
-    #[must_use]
-    pub fn entries(&self) -> u64 {
-        self.chains.iter().map(|chain| chain.entries).sum()
-    }
-
-    /// How many entries are proved by a key.
-    #[must_use]
-    pub fn proved(&self) -> u64 {
-        self.chains.iter().map(|chain| chain.proved).sum()
-    }
-
-    /// How many entries were read and are not proved: they are tampered with, or what they follow
-    /// is gone.
-    #[must_use]
-    pub fn unproved(&self) -> u64 {
-        self.entries().saturating_sub(self.proved())
-    }
-
-    /// What was verified of each chain.
-    #[must_use]
-    pub fn chains(&self) -> &[ChainReport] {
-        &self.chains
-    }
-
-    /// The keys that proved entries, and how many each.
-    #[must_use]
-    pub fn keys(&self) -> Vec<(u32, u64)> {
-        let mut keys: Vec<(u32, u64)> = Vec::new();
-        for (id, count) in self.chains.iter().flat_map(|chain| &chain.keys) {
-            match keys.iter_mut().find(|(known, _)| known == id) {
-                Some((_, sum)) => *sum += count,
-                None => keys.push((*id, *count)),
-            }
-        }
-        keys
-    }
-
-    /// What this verification does not prove, in sentences for the report.
-    #[must_use]
-    pub const fn limits(&self) -> &'static [&'static str] {
-        self.limits
-    }
-
-    /// The keys that somebody else may have had while entries were written under them, as their
-    /// rotation says. The MACs under such a key prove less; the report says what.
-    #[must_use]
-    pub fn compromised_keys(&self) -> Vec<CompromisedKey> {
-        let mut keys: Vec<CompromisedKey> = Vec::new();
-        for marker in self.chains.iter().flat_map(|chain| &chain.rotations) {
-            let Rotation::Compromise { since } = marker.reason else {
-                continue;
-            };
-            if keys.iter().all(|known| known.key_id != marker.from) {
-                keys.push(CompromisedKey {
-                    key_id: marker.from,
-                    since,
-                });
-            }
-        }
-        keys
-    }
-
-    /// The proof that everything in the scope is as it was written, or the first finding.
-    ///
-    /// # Errors
-    ///
-    /// [`AuditError::Tampered`] with the place of the first finding.
-    pub fn into_result(self) -> Result<Self, AuditError> {
-        match self.findings.first() {
-            Some(first) => Err(AuditError::Tampered {
-                chain_no: first.chain_no,
-                seq: first.seq,
-            }),
-            None => Ok(self),
-        }
-    }
-}
-
-impl fmt::Display for Verification {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.verdict() {
-            Verdict::Clean => writeln!(
-                f,
-                "clean: {} entries in {} chains, each proved by key",
-                self.entries(),
-                self.chains.len()
-            )?,
-            Verdict::Findings => writeln!(
-                f,
-                "{} findings in {} entries; {} proved by key",
-                self.total,
-                self.entries(),
-                self.proved()
-            )?,
-            Verdict::Nothing => writeln!(f, "nothing verified: there were no entries to prove")?,
-        }
-        writeln!(
-            f,
-            "{:>8} {:>12} {:>12} {:>12} {:>12} {:>12}",
-            "chain", "from", "to", "head", "entries", "proved"
-        )?;
-        for chain in &self.chains {
-            let head = chain
-                .head
-                .map_or_else(|| "none".to_owned(), |seq| seq.to_string());
-            writeln!(
-                f,
-                "{:>8} {:>12} {:>12} {head:>12} {:>12} {:>12}",
-                chain.chain_no, chain.from, chain.to, chain.entries, chain.proved
-            )?;
-        }
-        for finding in &self.findings {
-            writeln!(f, "{finding}")?;
-        }
-        let kept = u64::try_from(self.findings.len()).unwrap_or(u64::MAX);
-        if self.total > kept {
-            writeln!(f, "and {} more", self.total - kept)?;
-        }
-        for key in self.compromised_keys() {
-            writeln!(f, "not proved: {key}")?;
-        }
-        for limit in self.limits {
-            writeln!(f, "not proved: {limit}")?;
-        }
-        Ok(())
     }
 }

@@ -1,125 +1,116 @@
 //! Verification: is every entry as it was written, and are all of them there?
 //!
 //! The heads are read first, in one snapshot; then each chain is streamed by binary COPY, in
-//! ranges of 250,000 entries with a transaction each, never past the head that was read. One pass,
-//! constant memory, while the trail goes on growing.
+//! ranges of at most 250,000 entries with a transaction each, never past the head that was read. One
+//! pass, constant memory, while the trail goes on growing. With the log's public key the entries
+//! under checkpoints come first, in the order of the tree's leaves: each is read once, and checked as
+//! a link of its chain and as a leaf of the signed tree.
+//!
+//! The report says of each range of entries what stands behind it, and what is exposed:
+//!
+//! | [`Assurance`] | who can have written something else there unnoticed |
+//! |---|---|
+//! | `Anchored` | nobody, since the checkpoint that is kept outside of the database was made |
+//! | `Signed` | who holds a chain's key and the log's key, and writes the database |
+//! | `Keyed` | who holds a chain's key and writes the database; who writes the database can cut it off, head and all |
+//! | `Unproved` | anybody |
+//! | `Resumed` | not read: what the verification said that this one goes on from |
 //!
 //! What a keyed chain alone cannot show, and [`Verification::limits`] says so each time: a chain
 //! that was removed with its head, where no later chain is left; a tail removed together with a
 //! head set back to match; the whole trail removed; an old backup restored. These take a checkpoint
-//! kept elsewhere: [`Audit::verify_checkpoints`]. The operational columns of a head (holder, epoch, lease) are not evidence and
-//! not covered; its `next_seq`, `head_mac`, `key_id` and `recorded_at` are compared with the entries.
+//! kept elsewhere: [`Verify::kept`]. The operational columns of a head (holder, epoch, lease) are not
+//! evidence and not covered; its `next_seq`, `head_mac`, `key_id` and `recorded_at` are compared with
+//! the entries.
 //!
 //! | The store is | [`Audit::verify`] |
 //! |---|---|
 //! | reachable | answers with a [`Verification`] |
 //! | unreachable, or silent for longer than the deadline | an error of kind `Unavailable`, never "clean" |
+//!
+//! ```no_run
+//! # async fn example(audit: portcullis::audit::Audit, log: portcullis::tlog::LogVerifier) -> Result<(), Box<dyn std::error::Error>> {
+//! use portcullis::audit::{Assurance, Verify};
+//!
+//! let kept = std::fs::read_to_string("/mnt/worm/acme.checkpoint")?;
+//! let report = audit.verify(Verify::everything().log(&log).kept("worm", kept)).await?;
+//! println!("{report}");
+//! assert!(report.is_clean() && report.count(Assurance::Anchored) > 0);
+//! # Ok(())
+//! # }
+//! ```
 
+mod assurance;
 mod canonical;
 mod copy;
 mod doubt;
 mod finding;
+mod going_on;
+mod journals;
 mod keyring;
+mod lines;
+mod pass;
+mod reader;
+mod report;
+mod resume;
+mod scope;
+mod spans;
+mod tree;
 mod walk;
 mod window;
 
-use std::time::Duration;
-
 use sqlx::Connection as _;
-use sqlx::postgres::PgConnection;
 
+pub use self::assurance::{Assurance, AssuredRange, ChainReport, Exposure};
 pub(in crate::audit) use self::copy::Decoder;
 pub(in crate::audit) use self::finding::Findings;
-pub use self::finding::{
-    ChainReport, CompromisedKey, Finding, FindingClass, Verdict, Verification,
-};
+pub use self::finding::{Finding, FindingClass};
 pub(in crate::audit) use self::keyring::Keyring;
+pub use self::report::{CompromisedKey, Verdict, Verification};
+pub use self::scope::{Progress, Scope, Verify};
 
-use self::walk::{Head, Part, Walk};
+use self::assurance::Marks;
+use self::pass::Pass;
+use self::reader::{OPERATION, Reader, Survey};
+use self::tree::{Kept, Trees};
 use super::identity::Registry;
 use super::read::is_sound;
+use super::rotate::Marker;
 use super::store::identity::list_key_entries;
-use super::store::verify::{self as sql, ChainRow};
-use super::stored::Stored;
+use super::store::verify::ChainRow;
 use super::{Audit, AuditError};
-use crate::ids::{SessionId, TenantId};
 use crate::store::StoreError;
+use crate::time::Timestamp;
+use crate::tlog::{Checkpoint, LogError, LogVerifier};
 
-const OPERATION: &str = "read the audit trail to verify it";
-
-/// What to verify.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Scope {
-    /// Every chain of the tenant, as far as it went when the verification began.
-    All,
-    /// Every entry between the first and the last of a session, in each chain that it touches.
-    Session(SessionId),
-    /// One chain.
-    Chain {
-        /// Its number.
-        chain_no: u32,
-    },
-    /// Some entries of one chain.
-    Range {
-        /// The chain's number.
-        chain_no: u32,
-        /// The first entry, from 1.
-        from: u64,
-        /// The last entry; where the chain is shorter, its end.
-        to: u64,
-    },
-}
-
-impl Scope {
-    /// What its verification does not prove.
-    const fn limits(&self) -> &'static [&'static str] {
-        const CHECKPOINT: &str = "that nothing was removed together with its head; that takes a checkpoint kept elsewhere";
-        match self {
-            Self::All => &[CHECKPOINT],
-            Self::Session(_) => &[
-                "that the session has no entries before its first and after its last, or in other chains, or that the key of its first ones held then; verify everything",
-                CHECKPOINT,
-            ],
-            Self::Chain { .. } => &["anything about other chains", CHECKPOINT],
-            Self::Range { .. } => &[
-                "anything about entries outside the range; its first entry is proved to follow the one stored before it, whose key is taken for the one that held then",
-                CHECKPOINT,
-            ],
-        }
-    }
-}
-
-/// How far a verification has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The chain that is being read.
-    pub chain_no: u32,
-    /// The last entry of it that was read.
-    pub seq: u64,
-    /// How many entries were read in all.
-    pub entries: u64,
-    /// How many findings there are so far.
-    pub findings: u64,
-}
+const NO_TREE: &str =
+    "that nothing was removed together with its head; that takes a checkpoint kept elsewhere";
+const NOTHING_KEPT: &str =
+    "that nothing was removed together with its checkpoints; give one that was kept elsewhere";
+const RESUMED: &str =
+    "that entries under the checkpoint it goes on from are still what they were; verify everything";
+/// By which findings call the checkpoint that is gone on from.
+const TOKEN: &str = "the verification that this one goes on from";
 
 impl Audit {
-    /// Verifies what `scope` says.
+    /// Verifies what is asked for: a [`Scope`], or everything against what [`Verify`] names.
     ///
     /// # Errors
     ///
-    /// [`AuditError::Store`] if the trail could not be read to its end. Findings are no error: they
-    /// are in the answer; see [`Verification::into_result`].
+    /// * [`AuditError::Store`] if the trail could not be read to its end. Findings are no error: they
+    ///   are in the answer; see [`Verification::into_result`].
+    /// * [`AuditError::Log`] if a note that was kept is no checkpoint of the log, or of an empty tree.
+    /// * [`AuditError::Resume`] if the token to go on from is none of this trail under these keys.
+    /// * [`AuditError::NoLog`] if one of them was given without the log's key.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads, over a connection of its own.
-    pub async fn verify(&self, scope: Scope) -> Result<Verification, AuditError> {
-        self.verify_with(scope, |_| ()).await
+    pub async fn verify(&self, what: impl Into<Verify>) -> Result<Verification, AuditError> {
+        self.verify_with(what, |_| ()).await
     }
 
-    /// Verifies what `scope` says, and reports after each range of at most 250,000 entries.
+    /// As [`verify`](Self::verify), and reports after each range of entries.
     ///
     /// # Errors
     ///
@@ -130,51 +121,43 @@ impl Audit {
     /// Cancel safe: it only reads, over a connection of its own.
     pub async fn verify_with(
         &self,
-        scope: Scope,
+        what: impl Into<Verify>,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Verification, AuditError> {
+        let what = what.into();
+        let kept = self.kept(&what)?;
         let keys = Keyring::new(self.keys(), self.store().tenant());
-        let mut reader = Reader {
-            connection: sql::open(self.store()).await?,
-            tenant: self.store().tenant().clone(),
-            patience: self.store().deadline(),
-        };
         let mut findings = Findings::default();
-        let mut chains = Vec::new();
-        let mut entries = 0;
-        let parts = reader.parts(&scope, &mut findings).await?;
+        let mut reader = Reader::open(self.store()).await?;
+        let survey = reader.survey(&what.scope, what.log.is_some(), &mut findings);
+        let survey = survey.await?;
         // After the heads: what was signed before them is signed by a key of before them.
         let (registry, doubtful) = self.registry(&keys).await?;
-        for (chain_no, part) in parts {
-            let mut walk = Walk::new(&keys, part).signed(&registry);
-            let mut after = if part.from == 1 {
-                // From the very first, so that what stands before it shows.
-                i64::MIN
-            } else {
-                seq_of_sql(part.lead_in()) - 1
-            };
-            let to = part.to.min(part.max_seq);
-            while part.from <= to && after < seq_of_sql(to) {
-                let last = reader
-                    .range(&mut walk, chain_no, after, seq_of_sql(to), &mut findings)
-                    .await?;
-                progress(Progress {
-                    chain_no: part.chain_no,
-                    seq: last.map_or(part.to, |last| last.try_into().unwrap_or(0)),
-                    entries: entries + walk.report().entries,
-                    findings: findings.total(),
-                });
-                match last {
-                    Some(last) => after = last,
-                    None => break,
-                }
+        let parts = survey.parts.iter().map(|(no, part, _)| (*no, *part));
+        let mut pass = Pass::new(reader, &keys, &registry, parts, findings);
+        let mut trees = what.log.as_ref().map(|log| Trees::new(log, kept));
+        let mut earlier = None;
+        if let (Some(trees), Some(extent)) = (&mut trees, &survey.extent) {
+            if let (Some(log), Some(token)) = (&what.log, &what.resume) {
+                let point = resume::read(self.keys_of_tenant(), log, token)?;
+                earlier = self.go_on(point, &mut pass, trees).await?;
             }
-            let report = walk.finish(&mut findings);
-            entries += report.entries;
-            chains.push(report);
+            pass.under_checkpoints(trees, extent, &mut progress).await?;
         }
-        if scope == Scope::All {
-            find_left_behind(&chains, &mut findings);
+        pass.rest(&mut progress).await?;
+        let outages = pass.journals.open();
+        let mut limits: Vec<String> = limits(&what, trees.as_ref(), earlier.is_some());
+        if what.scope == Scope::All {
+            let held = survey.parts.iter().filter(|(_, _, held)| *held);
+            let held: Vec<i32> = held.map(|(no, ..)| *no).collect();
+            limits.extend(pass.journal_findings(&held).await?);
+        }
+        let chains = ranked(pass.finish(), trees.as_ref());
+        let mut findings = pass.findings;
+        let (size, rotations) = earlier.unzip();
+        let rotations = rotations.unwrap_or_default();
+        if what.scope == Scope::All {
+            find_left_behind(&chains, &rotations, &mut findings);
         }
         // Where the walk came by, it has said so.
         let unseen = |finding: &Finding| {
@@ -188,8 +171,20 @@ impl Audit {
             .filter(unseen)
             .for_each(|finding| findings.push(finding));
         // Politely; what was read stands whatever the server says to it.
-        let _ = reader.connection.close().await;
-        let verification = Verification::new(findings, chains, scope.limits());
+        let _ = pass.reader.connection.close().await;
+        let mut verification = Verification::new(findings, chains, limits);
+        verification.set_resumed(size, rotations);
+        if what.scope == Scope::All {
+            let until = self.store().now();
+            verification.set_exposure(exposure(&survey, trees.as_ref(), until));
+        }
+        if let Some((_, note)) = trees.as_ref().and_then(Trees::signed)
+            && verification.is_clean()
+        {
+            let rotations = verification.rotations();
+            let token = resume::write(self.keys_of_tenant(), note, rotations, &outages);
+            verification.set_token(token);
+        }
         if verification.finding_count() > 0 {
             tracing::error!(
                 findings = verification.finding_count(),
@@ -198,9 +193,59 @@ impl Audit {
         }
         Ok(verification)
     }
-}
 
-impl Audit {
+    /// Verifies everything against the checkpoints of `log`, and against the note of one that was
+    /// kept outside of the database: [`verify`](Self::verify) of [`Verify::everything`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`verify`](Self::verify).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads, over a connection of its own.
+    pub async fn verify_checkpoints(
+        &self,
+        log: &LogVerifier,
+        kept: Option<&str>,
+    ) -> Result<Verification, AuditError> {
+        let mut what = Verify::everything().log(log);
+        if let Some(note) = kept {
+            what = what.kept("kept", note);
+        }
+        self.verify(what).await
+    }
+
+    /// What was kept elsewhere, read; the checkpoint to go on from is one of them.
+    fn kept(&self, what: &Verify) -> Result<Vec<Kept>, AuditError> {
+        let Some(log) = &what.log else {
+            return match (&what.resume, what.kept.first()) {
+                (Some(_), _) => Err(AuditError::NoLog { what: "a token" }),
+                (None, Some(_)) => Err(AuditError::NoLog {
+                    what: "a checkpoint that was kept",
+                }),
+                (None, None) => Ok(Vec::new()),
+            };
+        };
+        let mut kept = Vec::with_capacity(what.kept.len() + 1);
+        for (name, note) in &what.kept {
+            kept.push(Kept {
+                name: name.clone(),
+                checkpoint: Checkpoint::open(note, log)?,
+            });
+        }
+        if let Some(token) = &what.resume {
+            kept.push(Kept {
+                name: TOKEN.to_owned(),
+                checkpoint: resume::read(self.keys_of_tenant(), log, token)?.checkpoint,
+            });
+        }
+        if kept.iter().any(|kept| kept.checkpoint.size() == 0) {
+            return Err(LogError::EmptyAnchor.into());
+        }
+        Ok(kept)
+    }
+
     /// The agents' keys that are on record, by entries whose MACs are right; and the entries whose
     /// MACs are not, which may have said something else.
     async fn registry(&self, keys: &Keyring) -> Result<(Registry, Vec<Finding>), StoreError> {
@@ -219,124 +264,49 @@ impl Audit {
                     torn.seq.and_then(|seq| seq.try_into().ok()).unwrap_or(0),
                 ),
             };
-            doubtful.push(Finding {
-                class: FindingClass::BadMac,
-                chain_no: place.0,
-                seq: place.1,
-                through: place.1,
-                detail: "the entry, which says whose a signing key is, is not proved after the one before it",
-            });
+            let detail = "the entry, which says whose a signing key is, is not proved after the one before it";
+            let (class, seq) = (FindingClass::BadMac, place.1);
+            doubtful.push(Finding::new(class, place.0, (seq, seq), detail));
         }
         Ok((registry, doubtful))
     }
 }
 
-/// The connection of one verification.
-struct Reader {
-    connection: PgConnection,
-    tenant: TenantId,
-    patience: Duration,
-}
-
-impl Reader {
-    /// The parts of chains that `scope` asks for, with what the heads say.
-    async fn parts(
-        &mut self,
-        scope: &Scope,
-        findings: &mut Findings,
-    ) -> Result<Vec<(i32, Part)>, StoreError> {
-        let during = StoreError::during(OPERATION);
-        let mut transaction = self.connection.begin().await.map_err(&during)?;
-        sql::unhurry(&mut transaction).await.map_err(&during)?;
-        let chains = sql::list_chains(&mut transaction, &self.tenant).await?;
-        let wanted = match scope {
-            Scope::All => {
-                find_missing_chains(&chains, findings);
-                None
-            }
-            Scope::Session(session) => {
-                Some(sql::list_session_ranges(&mut transaction, &self.tenant, session).await?)
-            }
-            Scope::Chain { chain_no } => Some(vec![(chain_no.cast_signed(), 1, i64::MAX)]),
-            Scope::Range { chain_no, from, to } => Some(vec![(
-                chain_no.cast_signed(),
-                seq_of_sql((*from).max(1)),
-                seq_of_sql(*to),
-            )]),
-        };
-        transaction.commit().await.map_err(during)?;
-        let of = |wanted: &[(i32, i64, i64)], chain: &ChainRow| {
-            let (_, from, to) = wanted.iter().find(|(no, ..)| *no == chain.chain_no)?;
-            Some((from.cast_unsigned(), to.cast_unsigned()))
-        };
-        Ok(chains
-            .iter()
-            .filter_map(|chain| {
-                let (from, to) = match &wanted {
-                    Some(wanted) => of(wanted, chain)?,
-                    None => (1, u64::MAX),
-                };
-                Some((chain.chain_no, part(chain, from, to)))
-            })
-            .collect())
-    }
-
-    /// Streams one range through `walk`; the last place that was read, `None` if there was no more.
-    async fn range(
-        &mut self,
-        walk: &mut Walk<'_>,
-        chain_no: i32,
-        after: i64,
-        to: i64,
-        findings: &mut Findings,
-    ) -> Result<Option<i64>, StoreError> {
-        let during = StoreError::during(OPERATION);
-        let mut transaction = self.connection.begin().await.map_err(&during)?;
-        sql::unhurry(&mut transaction).await.map_err(&during)?;
-        sql::set_range(&mut transaction, &self.tenant, chain_no, after, to)
-            .await
-            .map_err(&during)?;
-        let tenant = self.tenant.as_str();
-        let (mut decoder, mut count, mut last) = (Decoder::default(), 0_u64, None);
-        sql::copy_range(&mut transaction, self.patience, |message| {
-            decoder
-                .feed(message, |raw| {
-                    count += 1;
-                    match Stored::decode(tenant, raw) {
-                        Ok(stored) => {
-                            last = Some(stored.row.seq.cast_signed());
-                            walk.entry(&stored, findings);
-                        }
-                        Err(torn) => {
-                            last = torn.seq.or(last);
-                            walk.torn(&torn, findings);
-                        }
-                    }
-                })
-                .map_err(|_| StoreError::malformed(OPERATION))
-        })
-        .await?;
-        if !decoder.is_complete() {
-            return Err(StoreError::malformed(OPERATION));
+/// What was verified of each chain, with what stands behind it.
+fn ranked(chains: Vec<(i32, ChainReport)>, trees: Option<&Trees<'_>>) -> Vec<ChainReport> {
+    let rank = |(chain_no, mut report): (i32, ChainReport)| {
+        let accused = trees.into_iter().flat_map(Trees::accused);
+        for (_, from, to) in accused.filter(|(no, ..)| *no == chain_no) {
+            report.contradict(from, to);
         }
-        transaction.commit().await.map_err(during)?;
-        Ok(last.filter(|_| count >= sql::RANGE))
-    }
+        report.rank(trees.map_or(Marks::default(), |trees| trees.marks_of(chain_no)));
+        report
+    };
+    chains.into_iter().map(rank).collect()
 }
 
-fn part(chain: &ChainRow, from: u64, to: u64) -> Part {
-    let head = chain.head.map(|head| Head {
-        next_seq: head.next_seq.max(1).cast_unsigned(),
-        mac: head.mac,
-        key_id: head.key_id,
-        recorded_us: head.recorded_at.as_micros(),
+fn limits(what: &Verify, trees: Option<&Trees<'_>>, resumed: bool) -> Vec<String> {
+    let of_trees = match trees {
+        None => Some(NO_TREE),
+        Some(trees) => trees.anchor().is_none().then_some(NOTHING_KEPT),
+    };
+    let limits = [what.scope.limit(), of_trees, resumed.then_some(RESUMED)];
+    limits.into_iter().flatten().map(str::to_owned).collect()
+}
+
+/// What lies after the newest checkpoint that was kept elsewhere.
+fn exposure(survey: &Survey, trees: Option<&Trees<'_>>, until: Timestamp) -> Exposure {
+    let anchor = trees.and_then(Trees::anchor);
+    let entries = survey.parts.iter().map(|(chain_no, part, _)| {
+        let anchored = trees.map_or(0, |trees| trees.marks_of(*chain_no).anchored);
+        part.last().saturating_sub(anchored)
     });
-    let max_seq = chain.max_seq.unwrap_or(0).max(0).cast_unsigned();
-    let whole = Part::whole(chain.chain_no.cast_unsigned(), head, max_seq);
-    Part {
-        from,
-        to: to.min(whole.to),
-        ..whole
+    Exposure {
+        anchor: anchor.map(|(name, ..)| name.clone()),
+        size: anchor.map_or(0, |(_, size, _)| *size),
+        entries: entries.fold(0, u64::saturating_add),
+        since: anchor.and_then(|(.., at)| at.map(Timestamp::from_micros)),
+        until,
     }
 }
 
@@ -347,13 +317,10 @@ fn find_missing_chains(chains: &[ChainRow], findings: &mut Findings) {
     for chain in chains {
         let number = i64::from(chain.chain_no);
         if number > next {
-            findings.push(Finding {
-                class: FindingClass::Truncated,
-                chain_no: u32::try_from(next).unwrap_or(0),
-                seq: 1,
-                through: 1,
-                detail: "a chain is gone with its head, or several: later ones are there",
-            });
+            let chain_no = u32::try_from(next).unwrap_or(0);
+            let detail = "a chain is gone with its head, or several: later ones are there";
+            let class = FindingClass::Truncated;
+            findings.push(Finding::new(class, chain_no, (1, 1), detail));
         }
         next = next.max(number + 1);
     }
@@ -361,7 +328,7 @@ fn find_missing_chains(chains: &[ChainRow], findings: &mut Findings) {
 
 /// A rotation hands on every chain that is not stopped: one that is still under an older key was
 /// begun, or gone on with, by somebody who has that key and no newer one.
-fn find_left_behind(chains: &[ChainReport], findings: &mut Findings) {
+fn find_left_behind(chains: &[ChainReport], earlier: &[Marker], findings: &mut Findings) {
     let Some(newest) = chains.iter().filter_map(|chain| chain.last_key).max() else {
         return;
     };
@@ -371,6 +338,7 @@ fn find_left_behind(chains: &[ChainReport], findings: &mut Findings) {
         };
         let handed_on = chains.iter().flat_map(|chain| &chain.rotations);
         let stopped = handed_on
+            .chain(earlier)
             .filter(|rotation| rotation.from == key)
             .flat_map(|rotation| &rotation.stopped)
             .find(|(chain_no, _)| *chain_no == chain.chain_no);
@@ -388,13 +356,8 @@ fn find_left_behind(chains: &[ChainReport], findings: &mut Findings) {
                 "the chain ends under an old key; no rotation left it there",
             ),
         };
-        findings.push(Finding {
-            class,
-            chain_no: chain.chain_no,
-            seq,
-            through: last.max(seq),
-            detail,
-        });
+        let place = (seq, last.max(seq));
+        findings.push(Finding::new(class, chain.chain_no, place, detail));
     }
 }
 

@@ -16,9 +16,10 @@
 
 use subtle::ConstantTimeEq as _;
 
+use super::assurance::ChainReport;
 use super::canonical::is_canonical;
 use super::doubt::Doubt;
-use super::finding::{ChainReport, Finding, FindingClass, Findings};
+use super::finding::{Finding, FindingClass, Findings};
 use super::keyring::Keyring;
 use super::window::{self, Window};
 use crate::audit::identity::Registry;
@@ -80,13 +81,8 @@ impl Part {
 
     /// What is wrong with the key of some entries, if they are of this part.
     fn finding_in(&self, (class, seq, through, detail): window::Fault) -> Option<Finding> {
-        (through >= self.from).then_some(Finding {
-            class,
-            chain_no: self.chain_no,
-            seq: seq.max(self.from),
-            through,
-            detail,
-        })
+        let place = (seq.max(self.from), through);
+        (through >= self.from).then(|| Finding::new(class, self.chain_no, place, detail))
     }
 
     fn head_seq(&self) -> Option<u64> {
@@ -123,6 +119,8 @@ pub(super) struct Walk<'k> {
     /// Intact entries past the head.
     beyond: Option<(u64, u64)>,
     window: Window,
+    /// Whether it goes on from an entry that is known, be there any after it.
+    resumed: bool,
     encoded: Fields,
 }
 
@@ -147,8 +145,26 @@ impl<'k> Walk<'k> {
             last_recorded: None,
             beyond: None,
             window: Window::default(),
+            resumed: false,
             encoded: Fields::default(),
         }
+    }
+
+    /// A walk that goes on after `boundary`, an entry that is known to be right.
+    pub(super) fn resume(keys: &'k Keyring, part: Part, boundary: &Stored<'_>) -> Self {
+        let (seq, mac) = (boundary.row.seq, boundary.mac.copied());
+        let from = seq.saturating_add(1);
+        let mut walk = Self::new(keys, Part { from, ..part });
+        walk.before = mac.map_or(Before::Unknown, Before::Proved);
+        (walk.next, walk.fork) = (from, walk.before);
+        walk.last_recorded = Some(boundary.row.recorded_us);
+        walk.resumed = true;
+        if let Some(head) = part.head_seq().filter(|&head| head < seq) {
+            walk.beyond = Some((head + 1, seq));
+        }
+        // What it says of itself was found right before.
+        walk.window.proved(&boundary.row, keys, |_| ());
+        walk
     }
 
     /// Also checks the agents' signatures, by the keys that are on record.
@@ -157,21 +173,24 @@ impl<'k> Walk<'k> {
         self
     }
 
-    pub(super) const fn report(&self) -> &ChainReport {
-        &self.report
+    /// The bytes of the last entry.
+    pub(super) const fn encoded(&self) -> &Fields {
+        &self.encoded
     }
 
-    /// Takes the next entry. Entries come in the order of their sequence numbers.
-    pub(super) fn entry(&mut self, stored: &Stored<'_>, findings: &mut Findings) {
+    /// Takes the next entry; says whether it is proved. Entries come in the order of their sequence
+    /// numbers.
+    pub(super) fn entry(&mut self, stored: &Stored<'_>, findings: &mut Findings) -> bool {
         let row = &stored.row;
+        row.encode(&mut self.encoded);
         self.arrive(row.seq, findings);
         let Some(key) = self.keys.key(row.key_id) else {
             let detail = "the entry names a key that is not in the keyring";
             self.find(FindingClass::UnknownKey, row.seq, detail, findings);
+            self.leave_unproved(row.seq);
             self.follow_unproved(stored.mac);
-            return;
+            return false;
         };
-        row.encode(&mut self.encoded);
         let good = match (self.before, stored.mac) {
             (_, None) | (Before::Unknown, _) => false,
             (Before::Proved(previous), Some(mac)) => {
@@ -183,10 +202,11 @@ impl<'k> Walk<'k> {
         let good = good
             || matches!((self.before, stored.mac), (Before::Unknown, Some(mac))
                 if self.doubt.has_displaced(key, &self.encoded, mac));
-        match (good, stored.mac) {
-            (true, Some(mac)) => self.proved(stored, mac, findings),
-            _ => self.unproved(stored, findings),
+        match stored.mac.filter(|_| good) {
+            Some(mac) => self.proved(stored, mac, findings),
+            None => self.unproved(stored, findings),
         }
+        good
     }
 
     /// Takes an entry that cannot be read.
@@ -195,6 +215,7 @@ impl<'k> Walk<'k> {
         if let Some(seq) = seq.filter(|&seq| seq > 0) {
             self.arrive(seq, findings);
             self.find(FindingClass::Encoding, seq, torn.column, findings);
+            self.leave_unproved(seq);
             self.follow_unproved(torn.mac);
         } else {
             let detail = "an entry has a place before the first";
@@ -205,7 +226,7 @@ impl<'k> Walk<'k> {
 
     /// Takes note of the end, after the last entry.
     pub(super) fn finish(mut self, findings: &mut Findings) -> ChainReport {
-        if self.part.from > self.part.to {
+        if self.part.from > self.part.to && !self.resumed {
             // It was asked for what lies past the end.
             return self.report;
         }
@@ -327,7 +348,7 @@ impl<'k> Walk<'k> {
     fn proved(&mut self, stored: &Stored<'_>, mac: &Tag, findings: &mut Findings) {
         let row = &stored.row;
         if row.seq >= self.part.from {
-            self.report.prove(row.key_id);
+            self.report.prove(row.seq, row.key_id);
         }
         if self
             .last_recorded
@@ -361,11 +382,8 @@ impl<'k> Walk<'k> {
         let seq = stored.row.seq;
         let beyond = self.part.head_seq().is_some_and(|head| seq > head);
         let lost = self.before == Before::Unknown && stored.mac.is_some() && !beyond;
-        if lost {
-            if seq >= self.part.from {
-                self.report.leave_unproved(seq);
-            }
-        } else {
+        self.leave_unproved(seq);
+        if !lost {
             let detail = match self.before {
                 Before::Proved(_) => "the entry is not what was written there",
                 _ => {
@@ -401,6 +419,12 @@ impl<'k> Walk<'k> {
         self.before = Before::Doubtful;
     }
 
+    fn leave_unproved(&mut self, seq: u64) {
+        if seq >= self.part.from {
+            self.report.leave_unproved(seq);
+        }
+    }
+
     /// Goes on after an entry whose MAC cannot be computed.
     fn follow_unproved(&mut self, mac: Option<&Tag>) {
         self.before = if mac.is_some() {
@@ -424,13 +448,7 @@ impl<'k> Walk<'k> {
         through: u64,
         detail: &'static str,
     ) -> Finding {
-        Finding {
-            class,
-            chain_no: self.part.chain_no,
-            seq,
-            through,
-            detail,
-        }
+        Finding::new(class, self.part.chain_no, (seq, through), detail)
     }
 }
 

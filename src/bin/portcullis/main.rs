@@ -12,6 +12,7 @@ mod migrate;
 mod output;
 mod progress;
 mod prove;
+mod report;
 mod rotate;
 mod settings;
 mod verify;

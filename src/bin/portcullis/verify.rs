@@ -1,19 +1,19 @@
 //! `portcullis verify`
 
-use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use portcullis::SessionId;
-use portcullis::audit::{Scope, Verdict, Verification};
+use portcullis::audit::{self, Scope, Verdict, Verification};
 use portcullis::tlog::LogVerifier;
-use serde_json::{Value, json};
 
 use crate::Answer;
 use crate::fault::Fault;
-use crate::output::{Output, Tone, table};
+use crate::output::Output;
 use crate::progress::ProgressLine;
+use crate::report;
 use crate::settings::Settings;
 
 /// Check that every entry is as it was written, and that none is missing.
@@ -24,6 +24,11 @@ Examples:
   portcullis verify --session s-381 --json
   portcullis verify --chain 2 --from 1000 --to 2000
   portcullis verify --log \"$(cat acme.vkey)\" --kept acme.checkpoint
+  portcullis verify --log \"$(cat acme.vkey)\" --resume acme.verified
+
+What stands behind each range of entries: anchored (a checkpoint that was kept outside of the
+database), signed (one that is stored in it), keyed (the audit key), unproved (nothing), or resumed
+(an earlier verification, and not read again).
 
 Exit codes: 0 clean, 1 findings, 2 could not check (no entries count as that).")]
 pub(crate) struct Verify {
@@ -39,12 +44,16 @@ pub(crate) struct Verify {
     /// The last entry, of one chain.
     #[arg(long, value_name = "SEQ", requires = "chain")]
     to: Option<u64>,
-    /// Also verify the checkpoints of the log with this public key (see `log-key`).
+    /// Also against the checkpoints of the log with this public key (see `log-key`).
     #[arg(long, value_name = "KEY", conflicts_with_all = ["session", "chain"])]
     log: Option<String>,
-    /// A checkpoint that was kept outside of the database.
+    /// A checkpoint that was kept outside of the database; may be given several times.
     #[arg(long, value_name = "FILE", requires = "log")]
-    kept: Option<PathBuf>,
+    kept: Vec<PathBuf>,
+    /// Go on from the verification that this file tells of, if it is there, and write down in it
+    /// where the next one may go on from, if nothing was found. Keep it outside of the database.
+    #[arg(long, value_name = "FILE", requires = "log")]
+    resume: Option<PathBuf>,
 }
 
 impl Verify {
@@ -65,6 +74,28 @@ impl Verify {
         }
         Ok(Scope::Range { chain_no, from, to })
     }
+
+    /// What to verify, and against what.
+    fn what(&self) -> Result<audit::Verify, Fault> {
+        let Some(log) = &self.log else {
+            return Ok(self.scope()?.into());
+        };
+        let log = LogVerifier::parse(log).map_err(Fault::during("read --log"))?;
+        let mut what = audit::Verify::everything().log(&log);
+        for path in &self.kept {
+            let note = fs::read_to_string(path).map_err(Fault::during("read --kept"))?;
+            what = what.kept(path.display().to_string(), note);
+        }
+        if let Some(path) = &self.resume {
+            match fs::read_to_string(path) {
+                Ok(token) => what = what.resume(token),
+                // The first time there is none.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Fault::during("read --resume")(error)),
+            }
+        }
+        Ok(what)
+    }
 }
 
 pub(crate) async fn run(
@@ -72,12 +103,12 @@ pub(crate) async fn run(
     what: &Verify,
     output: Output,
 ) -> Result<Answer, Fault> {
-    let scope = what.scope()?;
+    let asked = what.what()?;
     let audit = settings.audit().await?;
     let line = ProgressLine::new(output.is_json());
     line.show("reading the heads");
     let verified = audit
-        .verify_with(scope, |progress| {
+        .verify_with(asked, |progress| {
             line.show(&format!(
                 "chain {}: {} entries read, {} findings",
                 progress.chain_no, progress.entries, progress.findings
@@ -85,33 +116,29 @@ pub(crate) async fn run(
         })
         .await
         .map_err(Fault::during("verify"));
-    line.show("reading the checkpoints");
-    let log = what.log.as_deref().map(LogVerifier::parse).transpose();
-    let log = log.map_err(Fault::during("read --log"))?;
-    let kept = what.kept.as_deref().map(fs::read_to_string).transpose();
-    let kept = kept.map_err(Fault::during("read --kept"))?;
-    let checkpoints = match &log {
-        Some(log) => Some(audit.verify_checkpoints(log, kept.as_deref()).await),
-        None => None,
-    };
     drop(line);
     audit.shutdown().await;
     let report = verified?;
-    let checkpoints = checkpoints
-        .transpose()
-        .map_err(Fault::during("verify the checkpoints"))?;
-    let mut shown = text(output, &report);
-    let mut json = document(settings, &report);
-    if let Some(checkpoints) = &checkpoints {
-        shown.push_str("\ncheckpoints: ");
-        shown.push_str(&text(output, checkpoints));
-        if let Value::Object(json) = &mut json {
-            json.insert("checkpoints".to_owned(), document(settings, checkpoints));
-        }
+    if let (Some(path), Some(token)) = (&what.resume, report.resume_token()) {
+        replace(path, token).map_err(Fault::during("write --resume"))?;
     }
-    output.answer(&json, &shown)?;
-    let all = std::iter::once(&report).chain(&checkpoints);
-    Ok(all.map(answer).max().unwrap_or(Answer::Nothing))
+    let tenant = settings.tenant().as_str();
+    output.answer(
+        &report::document(tenant, &report),
+        &report::text(output, &report),
+    )?;
+    Ok(answer(&report))
+}
+
+/// Writes a file anew, whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(name);
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
 }
 
 fn answer(report: &Verification) -> Answer {
@@ -120,119 +147,4 @@ fn answer(report: &Verification) -> Answer {
         Verdict::Findings => Answer::Findings,
         Verdict::Nothing => Answer::Nothing,
     }
-}
-
-fn verdict(report: &Verification) -> &'static str {
-    match report.verdict() {
-        Verdict::Clean => "clean",
-        Verdict::Findings => "findings",
-        Verdict::Nothing => "nothing",
-    }
-}
-
-fn text(output: Output, report: &Verification) -> String {
-    let mut text = String::new();
-    let summary = match report.verdict() {
-        Verdict::Clean => output.tone(Tone::Good, "clean"),
-        Verdict::Findings => {
-            output.tone(Tone::Bad, &format!("{} findings", report.finding_count()))
-        }
-        Verdict::Nothing => "nothing verified".to_owned(),
-    };
-    let _ = writeln!(
-        text,
-        "{summary}: {} entries in {} chains, {} proved by key\n",
-        report.entries(),
-        report.chains().len(),
-        report.proved()
-    );
-    let chains: Vec<Vec<String>> = report
-        .chains()
-        .iter()
-        .map(|chain| {
-            vec![
-                chain.chain_no.to_string(),
-                chain.from.to_string(),
-                chain.to.to_string(),
-                chain
-                    .head
-                    .map_or_else(|| "-".to_owned(), |seq| seq.to_string()),
-                chain.entries.to_string(),
-                chain.proved.to_string(),
-            ]
-        })
-        .collect();
-    let heading = ["chain", "from", "to", "head", "entries", "proved"];
-    text.push_str(&table(&heading, &chains));
-    if !report.findings().is_empty() {
-        let findings: Vec<Vec<String>> = report
-            .findings()
-            .iter()
-            .map(|finding| {
-                vec![
-                    finding.class.to_string(),
-                    finding.chain_no.to_string(),
-                    finding.seq.to_string(),
-                    finding.through.to_string(),
-                    finding.detail.to_owned(),
-                ]
-            })
-            .collect();
-        text.push('\n');
-        let heading = ["finding", "chain", "seq", "through", "what"];
-        text.push_str(&table(&heading, &findings));
-        let kept = u64::try_from(report.findings().len()).unwrap_or(u64::MAX);
-        if report.finding_count() > kept {
-            let _ = writeln!(text, "and {} more", report.finding_count() - kept);
-        }
-    }
-    text.push('\n');
-    for limit in report.limits() {
-        let line = format!("not proved: {limit}");
-        let _ = writeln!(text, "{}", output.tone(Tone::Faint, &line));
-    }
-    text
-}
-
-fn document(settings: &Settings, report: &Verification) -> Value {
-    let chains: Vec<Value> = report
-        .chains()
-        .iter()
-        .map(|chain| {
-            json!({
-                "chain": chain.chain_no,
-                "from": chain.from,
-                "to": chain.to,
-                "head": chain.head,
-                "entries": chain.entries,
-                "proved": chain.proved,
-                "unproved": chain.unproved,
-                "keys": chain.keys.iter().map(|(id, n)| json!({ "key": id, "entries": n })).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    let findings: Vec<Value> = report
-        .findings()
-        .iter()
-        .map(|finding| {
-            json!({
-                "class": finding.class.as_str(),
-                "chain": finding.chain_no,
-                "seq": finding.seq,
-                "through": finding.through,
-                "what": finding.detail,
-            })
-        })
-        .collect();
-    json!({
-        "verdict": verdict(report),
-        "tenant": settings.tenant().as_str(),
-        "entries": report.entries(),
-        "proved": report.proved(),
-        "unproved": report.unproved(),
-        "chains": chains,
-        "finding_count": report.finding_count(),
-        "findings": findings,
-        "not_proved": report.limits(),
-    })
 }

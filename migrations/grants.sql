@@ -10,6 +10,8 @@ BEGIN
     EXECUTE format('REVOKE ALL ON portcullis.entries, portcullis.chains FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.entries TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.chains TO %I', app);
+    EXECUTE format('REVOKE ALL ON portcullis.head_signatures FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.head_signatures TO %I', app);
     -- Events on their way into the trail: a row is queued, moved and deleted, never changed.
     EXECUTE format('REVOKE ALL ON portcullis.outbox FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.outbox TO %I', app);

@@ -266,6 +266,7 @@ impl Health {
         self.store.as_ref().is_ok_and(StoreHealth::is_ok)
             && audit.lost == 0
             && audit.unsigned == 0
+            && audit.unsigned_heads == 0
             && audit.quarantined == 0
             && audit.outbox_refused == 0
             && !audit.degraded

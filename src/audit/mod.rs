@@ -57,7 +57,7 @@ use sqlx::PgConnection;
 pub(crate) use checkpoint::Maker;
 pub use checkpoint::{CheckpointEvery, ConsistencyProof, EventProof, SignedCheckpoint};
 pub use error::AuditError;
-pub use identity::{AgentKey, AgentKeyId, SignPolicy, Signing};
+pub use identity::{AgentKey, AgentKeyId, HeadPolicy, ProcessKey, SignPolicy, Signing};
 pub(crate) use journal::Note;
 pub use journal::{JournalError, JournalSettings};
 use keys::MacKey;

@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "schema_migrations",
     "chains",
     "entries",
@@ -21,10 +21,11 @@ const TABLES: [&str; 13] = [
     "tree_tiles",
     "checkpoints",
     "trees",
+    "head_signatures",
 ];
 
 /// Every trigger that must be there and enabled.
-const TRIGGERS: [&str; 16] = [
+const TRIGGERS: [&str; 18] = [
     "entries_append_only",
     "entries_no_truncate",
     "chains_no_delete",
@@ -41,6 +42,8 @@ const TRIGGERS: [&str; 16] = [
     "trees_only_grow",
     "trees_no_delete",
     "trees_no_truncate",
+    "head_signatures_append_only",
+    "head_signatures_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

@@ -27,10 +27,7 @@ impl AgentKey {
     ///
     /// [`KeyError`] if it cannot be read, is weak, or is not 32 bytes.
     pub fn load(agent: AgentId, source: KeySource) -> Result<Self, KeyError> {
-        let secret = source.load_seed()?;
-        let seed = secret.expose();
-        let seed = <&[u8; 32]>::try_from(seed).map_err(|_| KeyError::Seed { bytes: seed.len() })?;
-        Ok(Self::of(agent, seed, false))
+        read_seed(source, |seed| Self::of(agent, seed, false))
     }
 
     /// A key that is forgotten with the process, and marked so on record: it proves that the
@@ -94,13 +91,33 @@ impl fmt::Debug for AgentKey {
     }
 }
 
-/// By which entries name an agent's key: the first half of a SHA-256 of the public key.
+/// Makes a key of the seed that `source` has.
+pub(super) fn read_seed<K>(
+    source: KeySource,
+    make: impl FnOnce(&[u8; 32]) -> K,
+) -> Result<K, KeyError> {
+    let secret = source.load_seed()?;
+    let seed = secret.expose();
+    let seed = <&[u8; 32]>::try_from(seed).map_err(|_| KeyError::Seed { bytes: seed.len() })?;
+    Ok(make(seed))
+}
+
+/// By which entries name an agent's key, and signed heads a process's: the first half of a SHA-256 of
+/// the public key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentKeyId([u8; 16]);
 
 impl AgentKeyId {
     fn of(public: &[u8; 32]) -> Self {
-        let mut fields = Fields::labelled("portcullis/agent-key/v1");
+        Self::labelled("portcullis/agent-key/v1", public)
+    }
+
+    pub(super) fn of_process(public: &[u8; 32]) -> Self {
+        Self::labelled("portcullis/process-key/v1", public)
+    }
+
+    fn labelled(label: &str, public: &[u8; 32]) -> Self {
+        let mut fields = Fields::labelled(label);
         fields.present(public);
         let mut id = [0; 16];
         for (slot, byte) in id.iter_mut().zip(Sha256::digest(fields.as_bytes())) {
@@ -150,6 +167,11 @@ impl PublicKey {
 
     pub(super) fn id(&self) -> AgentKeyId {
         AgentKeyId::of(self.0.as_bytes())
+    }
+
+    /// Its id as the key of a process.
+    pub(super) fn process_id(&self) -> AgentKeyId {
+        AgentKeyId::of_process(self.0.as_bytes())
     }
 
     /// Whether `signature` is this key's over `digest`. Strict: signatures with a point of small

@@ -6,7 +6,12 @@
 //! place; so it is made by the caller, and cannot be moved to another entry.
 //!
 //! A signature is no gate: an entry whose agent has no key here is recorded without one, counted in
-//! [`AuditStats::unsigned`](super::AuditStats::unsigned) and warned of.
+//! [`AuditStats::unsigned`](super::AuditStats::unsigned), warned of, and said in the trail itself
+//! (`identity.unsigned_local_failure`).
+//!
+//! A process can also sign where its chains end, once for each commit ([`HeadPolicy`]): cheaper than
+//! a signature for each entry, and it covers all of them, and the order that they stand in. It says
+//! which process recorded something, and not which agent did it.
 //!
 //! ```no_run
 //! # async fn example(audit: portcullis::audit::Audit) -> Result<(), Box<dyn std::error::Error>> {
@@ -22,6 +27,8 @@
 
 mod digest;
 mod key;
+mod missing;
+mod process;
 mod record;
 mod registry;
 mod signer;
@@ -30,11 +37,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use self::key::{AgentKey, AgentKeyId};
-pub(in crate::audit) use self::registry::Registry;
+pub(in crate::audit) use self::process::SignedHead;
+pub use self::process::{HeadPolicy, ProcessKey};
+pub(in crate::audit) use self::registry::{Registry, Wrong};
 pub(in crate::audit) use self::signer::Signer;
 
 use super::kind::Kind;
-use super::{Audit, AuditError, AuditEvent, Recorded};
+use super::{Audit, AuditError, AuditEvent, KeySource, Recorded};
 use crate::ids::AgentId;
 use crate::time::Timestamp;
 
@@ -78,17 +87,20 @@ impl SignPolicy {
     }
 }
 
-/// The agents' keys that this process has, and what is signed with them. Cheap to clone.
+/// The keys that this process has, and what is signed with them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Signing {
-    pub(super) policy: SignPolicy,
-    pub(super) keys: Arc<BTreeMap<AgentId, Arc<AgentKey>>>,
+    policy: SignPolicy,
+    /// `None` for a key that could not be loaded.
+    keys: Arc<BTreeMap<AgentId, Option<Arc<AgentKey>>>>,
+    heads: HeadPolicy,
+    process: Option<Arc<ProcessKey>>,
 }
 
 impl Signing {
     /// Whether nothing is to be signed.
     pub(crate) fn is_none(&self) -> bool {
-        self.policy == SignPolicy::None
+        self.policy == SignPolicy::None && self.heads == HeadPolicy::None
     }
 
     /// Without keys yet: every entry that `policy` covers goes unsigned, and is counted.
@@ -96,15 +108,51 @@ impl Signing {
     pub fn new(policy: SignPolicy) -> Self {
         Self {
             policy,
-            keys: Arc::default(),
+            ..Self::default()
         }
     }
 
     /// Adds an agent's key, in the place of one that it had.
     #[must_use]
     pub fn key(mut self, key: AgentKey) -> Self {
-        Arc::make_mut(&mut self.keys).insert(key.agent().clone(), Arc::new(key));
+        let agent = key.agent().clone();
+        Arc::make_mut(&mut self.keys).insert(agent, Some(Arc::new(key)));
         self
+    }
+
+    /// Adds the key of `agent` from `source`. What cannot be loaded stops nobody: it is logged, and
+    /// the agent's entries go unsigned, which is counted, unhealthy, and on record.
+    #[must_use]
+    pub fn load_key(mut self, agent: AgentId, source: KeySource) -> Self {
+        match AgentKey::load(agent.clone(), source) {
+            Ok(key) => self.key(key),
+            Err(error) => {
+                tracing::error!(%agent, %error, "the agent's key cannot be used; its entries go unsigned");
+                Arc::make_mut(&mut self.keys).insert(agent, None);
+                self
+            }
+        }
+    }
+
+    /// Also signs where the chains end, with `key`.
+    #[must_use]
+    pub fn heads(mut self, policy: HeadPolicy, key: ProcessKey) -> Self {
+        (self.heads, self.process) = (policy, Some(Arc::new(key)));
+        self
+    }
+
+    /// Also signs where the chains end, with the key from `source`. What cannot be loaded stops
+    /// nobody: it is logged, and the heads go unsigned, which is counted, unhealthy, and on record.
+    #[must_use]
+    pub fn load_heads(mut self, policy: HeadPolicy, source: KeySource) -> Self {
+        match ProcessKey::load(source) {
+            Ok(key) => self.heads(policy, key),
+            Err(error) => {
+                tracing::error!(%error, "the process's key cannot be used; the heads of its audit chains go unsigned");
+                (self.heads, self.process) = (policy, None);
+                self
+            }
+        }
     }
 }
 
@@ -122,8 +170,11 @@ impl Audit {
     /// Revokes an agent's key: a signature by it on an entry recorded after `effective` fails
     /// verification; one before it still holds. Without a moment, it is now.
     ///
-    /// This process stops signing with it. Take it from the others first: what they sign with it
-    /// afterwards is a finding, and so is what was signed just before and is recorded after.
+    /// This process stops signing with it, and first records what it and its outbox still hold. Take
+    /// the key from the others before: what they sign and record with it afterwards is a finding.
+    /// What comes later by way of a journal or a transaction may have been signed before, and nothing
+    /// shows when it was: a verification lists it as not proved
+    /// ([`Verification::late_signatures`](super::Verification::late_signatures)).
     ///
     /// # Errors
     ///
@@ -138,7 +189,39 @@ impl Audit {
         key: AgentKeyId,
         effective: Option<Timestamp>,
     ) -> Result<Recorded, AuditError> {
+        self.revoke(Some(agent), key, effective).await
+    }
+
+    /// Revokes the key that a process signs heads with: a head that it signed holds if its last entry
+    /// was recorded no later than `effective`. Without a moment, it is now.
+    ///
+    /// This process stops signing with it, if it is its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`append`](Self::append).
+    pub async fn revoke_process_key(
+        &self,
+        key: AgentKeyId,
+        effective: Option<Timestamp>,
+    ) -> Result<Recorded, AuditError> {
+        self.revoke(None, key, effective).await
+    }
+
+    async fn revoke(
+        &self,
+        agent: Option<&AgentId>,
+        key: AgentKeyId,
+        effective: Option<Timestamp>,
+    ) -> Result<Recorded, AuditError> {
         self.writer.retire(agent, key);
+        if agent.is_some() {
+            self.writer.settle().await;
+        }
         let event: AuditEvent = record::revoked(agent, key, effective);
         self.append(event).await
     }

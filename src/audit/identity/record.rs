@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::key::{AgentKey, AgentKeyId, PublicKey};
+use super::process::{HeadPolicy, ProcessKey};
 use crate::audit::keys::sha256;
 use crate::audit::kind::Kind;
 use crate::audit::model::AuditEvent;
@@ -11,6 +12,9 @@ use crate::call::Principal;
 use crate::canon::Fields;
 use crate::ids::{AgentId, EventId, TenantId};
 use crate::time::Timestamp;
+
+/// What a process's key signs, as its entries say.
+const HEADS: &str = "heads";
 
 /// That `key` is its agent's.
 ///
@@ -22,22 +26,67 @@ pub(super) fn registered(tenant: &TenantId, key: &AgentKey) -> AuditEvent {
         .present(tenant.as_str().as_bytes())
         .present(key.agent().as_str().as_bytes())
         .present(key.id().as_bytes());
-    let mut id = [0; 16];
-    for (slot, byte) in id.iter_mut().zip(sha256(fields.as_bytes())) {
-        *slot = byte;
-    }
-    let id = uuid::Builder::from_custom_bytes(id).into_uuid();
-    about(key.agent(), Kind::IdentityKeyRegistered)
-        .with_id(EventId::from_uuid(id))
+    about(Some(key.agent()), Kind::IdentityKeyRegistered)
+        .with_id(made_of(&fields))
         .with("alg", "ed25519")
         .with("key", key.id().to_string())
         .with("public_key", hex::encode(key.public_key()))
         .with("ephemeral", key.is_ephemeral())
 }
 
-/// That the agent's key is not to be believed after `effective`, or after the entry itself.
+/// That `key` signs heads, and whether every process of the tenant does. Once on record for each key
+/// and policy.
+pub(super) fn process_registered(
+    tenant: &TenantId,
+    key: &ProcessKey,
+    policy: HeadPolicy,
+) -> AuditEvent {
+    let required = policy == HeadPolicy::Require;
+    let mut fields = Fields::labelled("portcullis/process-key-registration/v1");
+    fields
+        .present(tenant.as_str().as_bytes())
+        .present(key.id().as_bytes())
+        .present(&[u8::from(required)]);
+    about(None, Kind::IdentityKeyRegistered)
+        .with_id(made_of(&fields))
+        .with("alg", "ed25519")
+        .with("key", key.id().to_string())
+        .with("public_key", hex::encode(key.public_key()))
+        .with("ephemeral", key.is_ephemeral())
+        .with("signs", HEADS)
+        .with("required", required)
+}
+
+/// That entries of an agent, or heads, went unsigned since `since`, so many of them, and why.
+pub(super) fn unsigned(
+    agent: Option<&AgentId>,
+    count: u64,
+    since: Timestamp,
+    reason: &str,
+) -> AuditEvent {
+    let event = about(agent, Kind::IdentityUnsignedLocalFailure)
+        .with("count", count)
+        .with("since", since.to_string())
+        .with("reason", reason);
+    match agent {
+        Some(_) => event,
+        None => event.with("signs", HEADS),
+    }
+}
+
+/// An id made of what `fields` say, the same for whoever says it.
+fn made_of(fields: &Fields) -> EventId {
+    let mut id = [0; 16];
+    for (slot, byte) in id.iter_mut().zip(sha256(fields.as_bytes())) {
+        *slot = byte;
+    }
+    EventId::from_uuid(uuid::Builder::from_custom_bytes(id).into_uuid())
+}
+
+/// That the key, an agent's or a process's, is not to be believed after `effective`, or after the
+/// entry itself.
 pub(super) fn revoked(
-    agent: &AgentId,
+    agent: Option<&AgentId>,
     key: AgentKeyId,
     effective: Option<Timestamp>,
 ) -> AuditEvent {
@@ -48,9 +97,10 @@ pub(super) fn revoked(
     }
 }
 
-/// An event that names the agent and is no part of a session.
-fn about(agent: &AgentId, kind: Kind) -> AuditEvent {
-    let mut event = AuditEvent::system(Some(&Principal::agent(agent.clone())), kind);
+/// An event that may name an agent and is no part of a session.
+fn about(agent: Option<&AgentId>, kind: Kind) -> AuditEvent {
+    let who = agent.map(|agent| Principal::agent(agent.clone()));
+    let mut event = AuditEvent::system(who.as_ref(), kind);
     event.session = None;
     event
 }
@@ -58,12 +108,15 @@ fn about(agent: &AgentId, kind: Kind) -> AuditEvent {
 /// What such an entry says.
 pub(super) enum Said {
     Registered(AgentId, PublicKey),
-    Revoked(AgentId, AgentKeyId, Timestamp),
+    /// A process's key, and whether every process signs.
+    Process(PublicKey, bool),
+    /// An agent's, or without an agent a process's.
+    Revoked(Option<AgentId>, AgentKeyId, Timestamp),
 }
 
 /// Reads an entry; `None` if it is none of the two, or says nothing that can be used.
 pub(super) fn read(row: &Row<'_>) -> Option<Said> {
-    let agent = AgentId::parse(row.agent?).ok()?;
+    let agent = row.agent.map(AgentId::parse).transpose().ok()?;
     let Ok(Value::Object(said)) = serde_json::from_str(row.metadata) else {
         return None;
     };
@@ -71,8 +124,14 @@ pub(super) fn read(row: &Row<'_>) -> Option<Said> {
     if row.kind == Kind::IdentityKeyRegistered.as_str() {
         let mut public = [0; 32];
         hex::decode_to_slice(text("public_key")?, &mut public).ok()?;
-        let known = text("alg")? == "ed25519";
-        return Some(Said::Registered(agent, PublicKey::parse(&public)?)).filter(|_| known);
+        let key = PublicKey::parse(&public).filter(|_| text("alg") == Some("ed25519"))?;
+        return match agent {
+            Some(agent) => Some(Said::Registered(agent, key)),
+            None if text("signs")? == HEADS => {
+                Some(Said::Process(key, said.get("required")?.as_bool()?))
+            }
+            None => None,
+        };
     }
     if row.kind == Kind::IdentityKeyRevoked.as_str() {
         let mut id = [0; 16];

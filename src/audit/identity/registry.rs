@@ -4,15 +4,41 @@ use std::collections::HashMap;
 
 use super::digest;
 use super::key::{AgentKeyId, PublicKey};
+use super::process::SignedHead;
 use super::record::{Said, read};
 use crate::audit::stored::Stored;
 use crate::ids::AgentId;
 use crate::time::Timestamp;
 
+/// How far apart the clocks of two processes may be, in microseconds; further is seen in health.
+const SKEW: i64 = 5_000_000;
+/// The ways on which an entry may be for longer than a call takes.
+const INDIRECT: [&str; 2] = ["journal", "transaction"];
+
 /// Every key that is on record for the tenant.
 #[derive(Debug, Default)]
 pub(in crate::audit) struct Registry {
     keys: HashMap<AgentKeyId, Registered>,
+    processes: HashMap<AgentKeyId, Process>,
+    /// When it was first on record, in microseconds, that heads are signed; and that all are.
+    signed: Option<i64>,
+    required: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Process {
+    key: PublicKey,
+    revoked: Option<Timestamp>,
+}
+
+/// What is wrong with the signature of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::audit) enum Wrong {
+    /// It does not hold.
+    Fault(&'static str),
+    /// It is the key's, which was revoked before the entry was recorded; the entry came on a way that
+    /// takes time, and does not say that it happened later. Nothing shows when it was signed.
+    Late,
 }
 
 #[derive(Debug)]
@@ -38,31 +64,78 @@ impl Registry {
                     known.agents.push(agent);
                 }
             }
+            Some(Said::Process(key, required)) => {
+                let at = stored.row.recorded_us;
+                let earliest = |known: Option<i64>| Some(known.map_or(at, |known| known.min(at)));
+                self.signed = earliest(self.signed);
+                if required {
+                    self.required = earliest(self.required);
+                }
+                self.processes
+                    .entry(key.process_id())
+                    .or_insert(Process { key, revoked: None });
+            }
             Some(Said::Revoked(agent, id, effective)) => {
-                if let Some(known) = self.keys.get_mut(&id)
-                    && known.agents.contains(&agent)
-                {
-                    let earliest = known.revoked.map_or(effective, |at| at.min(effective));
-                    known.revoked = Some(earliest);
+                let revoked = match agent {
+                    Some(agent) => {
+                        let known = self.keys.get_mut(&id);
+                        let known = known.filter(|known| known.agents.contains(&agent));
+                        known.map(|known| &mut known.revoked)
+                    }
+                    None => self.processes.get_mut(&id).map(|known| &mut known.revoked),
+                };
+                if let Some(revoked) = revoked {
+                    *revoked = Some(revoked.map_or(effective, |at| at.min(effective)));
                 }
             }
             None => {}
         }
     }
 
+    /// Since when it is on record that heads are signed, in microseconds, and whether all are.
+    pub(in crate::audit) fn heads_signed(&self) -> Option<(i64, bool)> {
+        match (self.required, self.signed) {
+            (Some(required), _) => Some((required, true)),
+            (None, signed) => Some((signed?, false)),
+        }
+    }
+
+    /// What is wrong with the signature of a head by the key `id`, whose last entry was recorded at
+    /// `recorded`.
+    pub(in crate::audit) fn head_fault(
+        &self,
+        head: &SignedHead<'_>,
+        recorded: Timestamp,
+        id: &[u8],
+        signature: &[u8],
+    ) -> Option<&'static str> {
+        let id = AgentKeyId::stored(id);
+        let Some((id, known)) = id.and_then(|id| Some((id, self.processes.get(&id)?))) else {
+            return Some("the head is signed by a key that is not on record as a process's");
+        };
+        if known.revoked.is_some_and(|at| recorded > at) {
+            return Some("the head is signed by a key that was revoked before");
+        }
+        let sound = signature
+            .try_into()
+            .is_ok_and(|signature| known.key.verify(&head.digest(id.as_bytes()), signature));
+        (!sound).then_some("the signature is not the process's for this head")
+    }
+
     /// What is wrong with the signature of an entry whose MAC is right.
-    pub(in crate::audit) fn fault(&self, stored: &Stored<'_>) -> Option<&'static str> {
+    pub(in crate::audit) fn wrong(&self, stored: &Stored<'_>) -> Option<Wrong> {
         let row = &stored.row;
+        let fault = |detail| Some(Wrong::Fault(detail));
         let (id, signature) = match (row.agent_key, stored.signature) {
             (None, None) => return None,
             (Some(id), Some(signature)) => (id, signature),
             (Some(_), None) => {
-                return Some("the entry names the key that signed it, and has no signature");
+                return fault("the entry names the key that signed it, and has no signature");
             }
-            (None, Some(_)) => return Some("the entry has a signature, and names no key"),
+            (None, Some(_)) => return fault("the entry has a signature, and names no key"),
         };
         let Some(known) = AgentKeyId::stored(id).and_then(|id| self.keys.get(&id)) else {
-            return Some("the entry is signed by a key that is not on record");
+            return fault("the entry is signed by a key that is not on record");
         };
         let agent = row.agent;
         if !known
@@ -70,18 +143,27 @@ impl Registry {
             .iter()
             .any(|known| Some(known.as_str()) == agent)
         {
-            return Some("the entry is signed by a key of another agent");
-        }
-        if known
-            .revoked
-            .is_some_and(|at| row.recorded_us > at.as_micros())
-        {
-            return Some("the entry is signed by a key that was revoked before");
+            return fault("the entry is signed by a key of another agent");
         }
         let sound = signature
             .try_into()
             .is_ok_and(|signature| known.key.verify(&digest::of(row), signature));
-        (!sound).then_some("the signature is not the agent's for this entry")
+        if !sound {
+            return fault("the signature is not the agent's for this entry");
+        }
+        let revoked = known.revoked?.as_micros();
+        if row.recorded_us <= revoked {
+            return None;
+        }
+        if !INDIRECT.contains(&row.ingest) {
+            return fault("the entry is signed by a key that was revoked before");
+        }
+        // The signature covers when it happened, as its signer says: a thief says what suits him, so
+        // that only what speaks against it counts.
+        if row.occurred_us > revoked.saturating_add(SKEW) {
+            return fault("the entry says itself that it happened after its key was revoked");
+        }
+        Some(Wrong::Late)
     }
 }
 
@@ -89,7 +171,8 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::audit::identity::AgentKey;
-    use crate::audit::identity::record::{registered, revoked};
+    use crate::audit::identity::record::{process_registered, registered, revoked};
+    use crate::audit::identity::{HeadPolicy, ProcessKey};
     use crate::audit::keys::{AuditKeys, Purpose, Tag};
     use crate::audit::model::{AuditEvent, Draft};
     use crate::audit::row::Row;
@@ -159,7 +242,14 @@ mod tests {
 
     fn fault(registry: &Registry, draft: &Draft, recorded_us: i64) -> Option<&'static str> {
         let signature = draft.signed.as_ref().map(|s| s.signature.as_slice());
-        registry.fault(&stored(&row(draft, recorded_us), signature))
+        detail(registry.wrong(&stored(&row(draft, recorded_us), signature)))
+    }
+
+    fn detail(wrong: Option<Wrong>) -> Option<&'static str> {
+        match wrong? {
+            Wrong::Fault(detail) => Some(detail),
+            Wrong::Late => Some("late"),
+        }
     }
 
     #[test]
@@ -180,13 +270,13 @@ mod tests {
         assert!(borrowed.unwrap().contains("another agent"));
 
         // Somebody else cannot revoke it; the earliest revocation counts.
-        put(&mut registry, revoked(&b, key.id(), None), 2);
+        put(&mut registry, revoked(Some(&b), key.id(), None), 2);
         assert_eq!(fault(&registry, &draft, 5), None);
-        put(&mut registry, revoked(&a, key.id(), None), 100);
+        put(&mut registry, revoked(Some(&a), key.id(), None), 100);
         assert_eq!(fault(&registry, &draft, 100), None);
         assert!(fault(&registry, &draft, 101).unwrap().contains("revoked"));
         let since = Timestamp::from_micros(50);
-        put(&mut registry, revoked(&a, key.id(), Some(since)), 200);
+        put(&mut registry, revoked(Some(&a), key.id(), Some(since)), 200);
         assert_eq!(fault(&registry, &draft, 50), None);
         assert!(fault(&registry, &draft, 51).unwrap().contains("revoked"));
     }
@@ -199,7 +289,7 @@ mod tests {
         put(&mut registry, registered(&TenantId::single(), &key), 1);
         let draft = signed(&key, &a);
         let good = draft.signed.clone().unwrap().signature;
-        let of = |signature: Option<&[u8]>| registry.fault(&stored(&row(&draft, 5), signature));
+        let of = |signature: Option<&[u8]>| registry.wrong(&stored(&row(&draft, 5), signature));
         assert_eq!(of(Some(good.as_slice())), None);
         for at in 0..64 {
             let mut bad = good;
@@ -213,8 +303,103 @@ mod tests {
         let mut unsigned = draft.clone();
         unsigned.signed = None;
         assert_eq!(fault(&registry, &unsigned, 5), None);
-        let stray = registry.fault(&stored(&row(&unsigned, 5), Some(&good)));
-        assert!(stray.unwrap().contains("names no key"));
+        let stray = registry.wrong(&stored(&row(&unsigned, 5), Some(&good)));
+        assert!(detail(stray).unwrap().contains("names no key"));
+    }
+
+    /// Whoever has the key can say of an entry that it happened long ago; nobody can show that it did.
+    #[test]
+    fn what_came_late_is_undecided_unless_it_speaks_against_itself() {
+        let a = agent("a");
+        let key = AgentKey::ephemeral(a.clone()).unwrap();
+        let mut registry = Registry::default();
+        put(&mut registry, registered(&TenantId::single(), &key), 1);
+        let at = Timestamp::from_micros(50);
+        put(&mut registry, revoked(Some(&a), key.id(), Some(at)), 200);
+        let wrong = |draft: &Draft, ingest, recorded_us| {
+            let signature = draft.signed.as_ref().map(|s| s.signature.as_slice());
+            let row = Row {
+                ingest,
+                ..row(draft, recorded_us)
+            };
+            detail(registry.wrong(&stored(&row, signature)))
+        };
+        let early = signed(&key, &a);
+        assert!(early.occurred < at);
+        let mut late = signed(&key, &a);
+        late.occurred = Timestamp::from_micros(50 + SKEW + 1);
+        let digest = digest::of_draft(&TenantId::single(), key.id().as_bytes(), &late);
+        late.signed = Some(key.sign(&digest));
+        for ingest in INDIRECT {
+            assert_eq!(wrong(&early, ingest, 50), None, "recorded in time");
+            assert_eq!(wrong(&early, ingest, 51), Some("late"), "{ingest}");
+            assert!(wrong(&late, ingest, 51).unwrap().contains("says itself"));
+        }
+        for ingest in ["live", "import"] {
+            assert!(wrong(&early, ingest, 51).unwrap().contains("revoked"));
+        }
+        // What is not the key's at all is not undecided.
+        let mut forged = early.clone();
+        forged.decision = Some("allow".to_owned());
+        assert!(
+            wrong(&forged, "journal", 51)
+                .unwrap()
+                .contains("not the agent's")
+        );
+    }
+
+    #[test]
+    fn a_head_holds_by_a_process_key_on_record_until_it_is_revoked() {
+        let tenant = TenantId::single();
+        let (key, agents) = (ProcessKey::ephemeral().unwrap(), agent("a"));
+        let head = SignedHead {
+            tenant: &tenant,
+            chain_no: 1,
+            seq: 9,
+            mac: &[7; 32],
+        };
+        let signed = key.sign(&head);
+        let mut registry = Registry::default();
+        let fault = |registry: &Registry, head: &SignedHead<'_>, at| {
+            let at = Timestamp::from_micros(at);
+            registry.head_fault(head, at, &signed.key, &signed.signature)
+        };
+        assert!(
+            fault(&registry, &head, 5)
+                .unwrap()
+                .contains("not on record")
+        );
+        assert_eq!(registry.heads_signed(), None);
+        // On record as an agent's it is no process's.
+        let agents_key = AgentKey::ephemeral(agents.clone()).unwrap();
+        put(&mut registry, registered(&tenant, &agents_key), 1);
+        let borrowed = registry.head_fault(
+            &head,
+            Timestamp::from_micros(5),
+            agents_key.id().as_bytes(),
+            &signed.signature,
+        );
+        assert!(borrowed.unwrap().contains("not on record"));
+        put(
+            &mut registry,
+            process_registered(&tenant, &key, HeadPolicy::Sign),
+            3,
+        );
+        assert_eq!(registry.heads_signed(), Some((3, false)));
+        put(
+            &mut registry,
+            process_registered(&tenant, &key, HeadPolicy::Require),
+            4,
+        );
+        assert_eq!(registry.heads_signed(), Some((4, true)));
+        assert_eq!(fault(&registry, &head, 5), None);
+        assert!(fault(&registry, &SignedHead { seq: 8, ..head }, 5).is_some());
+        // An agent's revocation is not a process's.
+        put(&mut registry, revoked(Some(&agents), key.id(), None), 5);
+        assert_eq!(fault(&registry, &head, 6), None);
+        put(&mut registry, revoked(None, key.id(), None), 7);
+        assert_eq!(fault(&registry, &head, 7), None);
+        assert!(fault(&registry, &head, 8).unwrap().contains("revoked"));
     }
 
     /// A registration of a key that anybody can sign for registers nothing.

@@ -36,6 +36,8 @@ use sqlx::PgConnection;
 
 use super::keys::{MacKey, Purpose, Tag};
 use super::row::{Row, mac};
+use super::store::chain::Head;
+use super::store::heads;
 use super::store::keyring::{self as sql, Half, LockedChain, Retired, StoredKey};
 use super::{Audit, AuditError};
 use crate::canon::{Fields, Metadata};
@@ -265,6 +267,17 @@ impl Audit {
         };
         let now = store.database_now();
         let done = sql::try_hand_over(transaction, tenant, chain, recorded, &halves, now).await?;
+        let [_, new] = &halves;
+        let after = Head {
+            next_seq: chain.head.next_seq.saturating_add(2),
+            mac: new.mac,
+            recorded,
+        };
+        // The chain may stay as it is for long: its head is signed, as after every batch.
+        if done && let Some(signed) = self.writer.sign_head(no(chain), &after) {
+            let seq = after.seq().saturating_sub(1);
+            heads::insert(transaction, tenant, chain.chain_no, seq, &signed).await?;
+        }
         // The chain is locked: only what nobody writes could be in the way.
         Ok(if done {
             Ok(())

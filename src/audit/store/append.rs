@@ -12,6 +12,7 @@ use sqlx::query::Query;
 
 use super::chain::{Head, Hold};
 use super::column::{Columns, Only};
+use crate::audit::model::Signed;
 
 /// Advances the head if the chain is still ours and ends where we believe.
 macro_rules! advance {
@@ -35,10 +36,27 @@ macro_rules! advance {
     };
 }
 
+/// What is in the statement besides, where the head is signed.
+macro_rules! signed {
+    ($key:literal, $signature:literal) => {
+        concat!(
+            ", signed AS (
+             INSERT INTO portcullis.head_signatures (tenant_id, chain_no, seq, key, signature)
+             SELECT $1, head.chain_no, $9 - 1, ",
+            $key,
+            ", ",
+            $signature,
+            "
+               FROM head)
+         "
+        )
+    };
+}
+
 /// The usual batch: what happened just now, unsigned.
-const BATCH: &str = concat!(
-    advance!(),
-    "INSERT INTO portcullis.entries
+macro_rules! batch {
+    () => {
+        "INSERT INTO portcullis.entries
              (tenant_id, chain_no, seq, key_id, kind, occurred_at, recorded_at, event_id,
               session_id, agent_id, user_id, parent_id, model, input_hash, output_hash, decision,
               metadata, ingest, mac)
@@ -52,13 +70,16 @@ const BATCH: &str = concat!(
                     AS e(kind, occurred_at, event_id, session_id, agent_id,
                          user_id, parent_id, model, input_hash, output_hash,
                          decision, metadata, mac, place)"
-);
+    };
+}
+const BATCH: &str = concat!(advance!(), batch!());
+const BATCH_SIGNED: &str = concat!(advance!(), signed!("$25", "$26"), batch!());
 
 /// A batch in which entries are signed, or come from elsewhere. What comes from the outbox leaves it
 /// here: no crash can come between.
-const RICH: &str = concat!(
-    advance!(),
-    ", moved AS (
+macro_rules! rich {
+    () => {
+        ", moved AS (
              DELETE FROM portcullis.outbox AS o
               USING head
               WHERE o.tenant_id = $1
@@ -83,12 +104,15 @@ const RICH: &str = concat!(
                          decision, metadata, mac,
                          agent_key, signature, ingest, origin_journal, origin_seq,
                          origin_mac, place)"
-);
+    };
+}
+const RICH: &str = concat!(advance!(), rich!());
+const RICH_SIGNED: &str = concat!(advance!(), signed!("$32", "$33"), rich!());
 
 /// One usual entry: the arrays would cost a lone caller a tenth of a millisecond.
-const ONE: &str = concat!(
-    advance!(),
-    "INSERT INTO portcullis.entries
+macro_rules! one {
+    () => {
+        "INSERT INTO portcullis.entries
              (tenant_id, chain_no, seq, key_id, kind, occurred_at, recorded_at, event_id,
               session_id, agent_id, user_id, parent_id, model, input_hash, output_hash, decision,
               metadata, ingest, mac)
@@ -96,42 +120,48 @@ const ONE: &str = concat!(
                 $15, $16, $17, $18, $19, $20, $21, $22,
                 $23, 'live', $10
            FROM head"
-);
+    };
+}
+const ONE: &str = concat!(advance!(), one!());
+const ONE_SIGNED: &str = concat!(advance!(), signed!("$24", "$25"), one!());
 
 #[cfg(test)]
-pub(super) const COMPOSED: [&str; 3] = [BATCH, RICH, ONE];
+pub(super) const COMPOSED: [&str; 6] = [BATCH, RICH, ONE, BATCH_SIGNED, RICH_SIGNED, ONE_SIGNED];
 
 /// Appends a batch if the chain is still ours and ends where we believe; says how many entries
-/// were written: all or none. `named` keeps the statement prepared in the session.
+/// were written: all or none. `signed` is the signature of `to`, if it is signed, and goes with
+/// them. `named` keeps the statement prepared in the session.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one statement, each with a type of its own"
+)]
 pub(in crate::audit) async fn try_append(
     connection: &mut PgConnection,
     hold: Hold<'_>,
     from: &Head,
     to: &Head,
     columns: &Columns,
+    signed: Option<&Signed>,
     named: bool,
 ) -> Result<u64, sqlx::Error> {
     let one = to.next_seq == from.next_seq.saturating_add(1);
-    let done = match (columns.rich, one) {
-        (false, true) => {
-            one_of(advancing(ONE, hold, from, to), columns)
-                .persistent(named)
-                .execute(connection)
-                .await
-        }
-        (false, false) => {
-            batch_of(advancing(BATCH, hold, from, to), columns)
-                .persistent(named)
-                .execute(connection)
-                .await
-        }
-        (true, _) => {
-            rich_of(advancing(RICH, hold, from, to), columns)
-                .persistent(named)
-                .execute(connection)
-                .await
-        }
+    let start = |sql| advancing(sql, hold, from, to);
+    // A statement apart for each: what is not signed, the usual, carries nothing for it.
+    let statement = match (columns.rich, one, signed.is_some()) {
+        (false, true, false) => one_of(start(ONE), columns),
+        (false, true, true) => one_of(start(ONE_SIGNED), columns),
+        (false, false, false) => batch_of(start(BATCH), columns),
+        (false, false, true) => batch_of(start(BATCH_SIGNED), columns),
+        (true, _, false) => rich_of(start(RICH), columns),
+        (true, _, true) => rich_of(start(RICH_SIGNED), columns),
     };
+    let statement = match signed {
+        None => statement,
+        Some(signed) => statement
+            .bind(signed.key.as_slice())
+            .bind(signed.signature.as_slice()),
+    };
+    let done = statement.persistent(named).execute(connection).await;
     done.map(|done: PgQueryResult| done.rows_affected())
 }
 

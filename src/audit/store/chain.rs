@@ -41,7 +41,7 @@ impl Hold<'_> {
 
 impl Head {
     /// The place of the next entry, as SQL has it.
-    pub(super) fn seq(&self) -> i64 {
+    pub(in crate::audit) fn seq(&self) -> i64 {
         // INVARIANT: at a million entries a second, a chain reaches this in 290,000 years.
         i64::try_from(self.next_seq).unwrap_or(i64::MAX)
     }

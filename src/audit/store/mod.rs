@@ -5,6 +5,7 @@ pub(super) mod chain;
 pub(super) mod checkpoint;
 pub(super) mod column;
 pub(super) mod columns;
+pub(super) mod heads;
 pub(super) mod identity;
 pub(super) mod keyring;
 pub(super) mod lineage;

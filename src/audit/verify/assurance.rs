@@ -4,8 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::spans::Spans;
+use crate::audit::identity::AgentKeyId;
 use crate::audit::rotate::Marker;
 use crate::time::Timestamp;
+
+/// The most ranges of late signatures that are kept.
+const MAX_RANGES: usize = 1_000;
 
 /// What stands behind entries, from nothing up. Each level has what the ones before it have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +99,17 @@ pub struct ChainReport {
     pub keys: Vec<(u32, u64)>,
     /// Where the chain's head says that it ends; `None` if it has no head.
     pub head: Option<u64>,
+    /// The entries whose agent's key was revoked before they were recorded, which came by way of a
+    /// journal or a transaction. The signature is the key's; nothing shows that it is from before.
+    pub late_signatures: Vec<(u64, u64)>,
+    /// The processes' keys that signed heads, and how many each. Compare them with those that you
+    /// know: whoever has the audit secret can put one on record.
+    pub head_keys: Vec<(AgentKeyId, u64)>,
+    /// The entries at the end that no signed head covers, where it is on record that heads are
+    /// signed, but not that all are.
+    pub unsigned_tail: Option<(u64, u64)>,
+    /// The last place that a signed head covers.
+    signed_through: Option<u64>,
     /// The key that holds at its end, if an entry is proved.
     pub(super) last_key: Option<u32>,
     /// The rotations in it that both keys attest.
@@ -113,10 +128,20 @@ impl ChainReport {
             ranges: Vec::new(),
             keys: Vec::new(),
             head,
+            late_signatures: Vec::new(),
+            head_keys: Vec::new(),
+            unsigned_tail: None,
+            signed_through: None,
             last_key: None,
             rotations: Vec::new(),
             spans: Spans::default(),
         }
+    }
+
+    /// The last entry that a signed head covers; `None` if there is none.
+    #[must_use]
+    pub const fn signed_through(&self) -> Option<u64> {
+        self.signed_through
     }
 
     /// How many entries have this behind them.
@@ -136,6 +161,25 @@ impl ChainReport {
 
     pub(super) fn leave_unproved(&mut self, seq: u64) {
         self.spans.add(seq, false);
+    }
+
+    /// Takes note of a signature that may be from before its key was revoked, or after.
+    pub(super) fn leave_undated(&mut self, seq: u64) {
+        let kept = self.late_signatures.len();
+        match self.late_signatures.last_mut() {
+            Some((_, last)) if *last + 1 == seq => *last = seq,
+            _ if kept < MAX_RANGES => self.late_signatures.push((seq, seq)),
+            _ => {}
+        }
+    }
+
+    /// A head at `seq` is signed by `key`.
+    pub(super) fn sign(&mut self, key: AgentKeyId, seq: u64) {
+        self.signed_through = self.signed_through.max(Some(seq));
+        match self.head_keys.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, count)) => *count += 1,
+            None => self.head_keys.push((key, 1)),
+        }
     }
 
     /// Takes back `leave_unproved` for an entry that was proved later.

@@ -28,7 +28,7 @@ pub enum FindingClass {
     /// a chain was left behind under an old key.
     Rotation,
     /// The agent's signature is wrong, missing, by a key that is not on record or was revoked, or of
-    /// another agent.
+    /// another agent; a process's signature of a head is, or heads are not signed though all should be.
     Signature,
     /// The entry has a column that this crate never writes so, be its MAC good or not computable.
     Encoding,

@@ -46,6 +46,7 @@ mod copy;
 mod doubt;
 mod finding;
 mod going_on;
+mod heads;
 mod journals;
 mod keyring;
 mod lines;
@@ -152,7 +153,11 @@ impl Audit {
             let held: Vec<i32> = held.map(|(no, ..)| *no).collect();
             limits.extend(pass.journal_findings(&held).await?);
         }
-        let chains = ranked(pass.finish(), trees.as_ref());
+        let mut reports = pass.finish();
+        for (_, report) in &mut reports {
+            pass.signed_heads(report).await?;
+        }
+        let chains = ranked(reports, trees.as_ref());
         let mut findings = pass.findings;
         let (size, rotations) = earlier.unzip();
         let rotations = rotations.unwrap_or_default();

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, FindingClass, Findings};
+use super::heads;
 use super::journals::Journals;
 use super::keyring::Keyring;
 use super::reader::{Reader, Tiles};
@@ -188,6 +189,24 @@ impl<'k> Pass<'k> {
         let chain = self.chains.get(&chain_no)?;
         let to = chain.part.to.min(chain.part.max_seq);
         (chain.part.from <= to && chain.after < seq_of_sql(to)).then_some(to)
+    }
+
+    /// Checks the signed heads of a chain that was read.
+    pub(super) async fn signed_heads(
+        &mut self,
+        report: &mut ChainReport,
+    ) -> Result<(), StoreError> {
+        let Reader {
+            connection, tenant, ..
+        } = &mut self.reader;
+        heads::check(
+            connection,
+            tenant,
+            self.registry,
+            report,
+            &mut self.findings,
+        )
+        .await
     }
 
     /// What was verified of each chain, by their numbers.

@@ -215,6 +215,33 @@ impl Verification {
         keys
     }
 
+    /// Entries, as `(chain, from, through)`, that are signed by a key which was revoked before they
+    /// were recorded, and came by way of a journal or a transaction. The agent may have signed them
+    /// before and an outage held them up, or whoever stole the key may have signed them since and said
+    /// that it was long ago: the trail cannot tell, calls them neither good nor forged, and lists them.
+    #[must_use]
+    pub fn late_signatures(&self) -> Vec<(u32, u64, u64)> {
+        let of = |chain: &ChainReport| {
+            let chain_no = chain.chain_no;
+            let ranges = chain.late_signatures.clone();
+            ranges
+                .into_iter()
+                .map(move |(from, to)| (chain_no, from, to))
+        };
+        self.chains.iter().flat_map(of).collect()
+    }
+
+    /// Entries, as `(chain, from, through)`, that no signed head covers, though heads are signed: by a
+    /// process that does not sign, or by somebody who has the audit secret and not a process's key.
+    #[must_use]
+    pub fn unsigned_tails(&self) -> Vec<(u32, u64, u64)> {
+        let of = |chain: &ChainReport| {
+            let (from, to) = chain.unsigned_tail?;
+            Some((chain.chain_no, from, to))
+        };
+        self.chains.iter().filter_map(of).collect()
+    }
+
     /// The rotations that both keys attest, of each chain.
     pub(super) fn rotations(&self) -> impl Iterator<Item = &Marker> {
         let seen = self.chains.iter().flat_map(|chain| &chain.rotations);
@@ -292,8 +319,29 @@ impl fmt::Display for Verification {
         if let Some(exposure) = &self.exposure {
             writeln!(f, "exposed: {exposure}")?;
         }
+        for chain in &self.chains {
+            for (key, heads) in &chain.head_keys {
+                let chain = chain.chain_no;
+                writeln!(
+                    f,
+                    "chain {chain}: {heads} heads signed by process key {key}"
+                )?;
+            }
+        }
         for key in self.compromised_keys() {
             writeln!(f, "not proved: {key}")?;
+        }
+        for (chain, from, to) in self.late_signatures() {
+            writeln!(
+                f,
+                "not proved: that entries {from}..{to} of chain {chain} were signed before their agent's key was revoked: they came later, by way of a journal or a transaction"
+            )?;
+        }
+        for (chain, from, to) in self.unsigned_tails() {
+            writeln!(
+                f,
+                "not proved: that entries {from}..{to} of chain {chain} are a process's: no signed head covers them"
+            )?;
         }
         for limit in &self.limits {
             writeln!(f, "not proved: {limit}")?;

@@ -22,7 +22,7 @@ use super::doubt::Doubt;
 use super::finding::{Finding, FindingClass, Findings};
 use super::keyring::Keyring;
 use super::window::{self, Window};
-use crate::audit::identity::Registry;
+use crate::audit::identity::{Registry, Wrong};
 use crate::audit::keys::Tag;
 use crate::audit::kind::{AppKind, Kind};
 use crate::audit::row::{self, GENESIS, Row};
@@ -361,9 +361,14 @@ impl<'k> Walk<'k> {
             self.find(FindingClass::Encoding, row.seq, detail, findings);
         }
         if let Some(registry) = self.registry.filter(|_| row.seq >= self.part.from)
-            && let Some(detail) = registry.fault(stored)
+            && let Some(wrong) = registry.wrong(stored)
         {
-            self.find(FindingClass::Signature, row.seq, detail, findings);
+            match wrong {
+                Wrong::Fault(detail) => {
+                    self.find(FindingClass::Signature, row.seq, detail, findings);
+                }
+                Wrong::Late => self.report.leave_undated(row.seq),
+            }
         }
         let part = self.part;
         self.window.proved(row, self.keys, |fault| {

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Keys;
 use super::queue::Group;
 use crate::audit::keys::Tag;
-use crate::audit::model::{Committed, Draft, Ingest};
+use crate::audit::model::{Committed, Draft, Ingest, Signed};
 use crate::audit::row::{GENESIS, Row, mac};
 use crate::audit::store::chain::{Genesis, Head};
 use crate::audit::store::column::Columns;
@@ -29,6 +29,8 @@ pub(super) struct Batch {
     pub(super) from: Head,
     /// The head once it is appended.
     pub(super) to: Head,
+    /// The process's signature of `to`, if there is one.
+    pub(super) signed: Option<Signed>,
     bytes: Fields,
 }
 
@@ -43,6 +45,7 @@ impl Default for Batch {
             columns: Columns::default(),
             from: nowhere,
             to: nowhere,
+            signed: None,
             bytes: Fields::default(),
         }
     }

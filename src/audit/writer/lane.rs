@@ -95,6 +95,7 @@ impl<'s> Lane<'s> {
     /// Commits `groups`, and answers each of them; says how many events were acknowledged.
     pub(super) async fn commit(&mut self, groups: Vec<Group>) -> usize {
         self.answered = 0;
+        self.register_process().await;
         let mut parts = vec![groups];
         while let Some(mut part) = parts.pop() {
             let later = repeated(&mut part);
@@ -104,6 +105,26 @@ impl<'s> Lane<'s> {
             parts.extend(self.commit_part(part).await);
         }
         self.answered
+    }
+
+    /// Puts the process's key on record, if it signs heads and is not yet: no head is signed before.
+    async fn register_process(&mut self) {
+        let shared = self.shared;
+        let Some(group) = shared.process_registration() else {
+            return;
+        };
+        let (group, mut answer) = group;
+        shared.queue.take_up(1);
+        self.commit_part(vec![group]).await;
+        match answer.try_recv() {
+            Ok(Ok(_)) => shared.process_is_on_record(),
+            // The next batch tries again.
+            _ => tracing::debug!("the process's key is not on record yet; heads go unsigned"),
+        }
+        if self.answered == 0 {
+            shared.queue.answered(1);
+        }
+        self.answered = 0;
     }
 
     /// Commits `groups`; answers with what is left to be tried apart from each other.
@@ -220,6 +241,7 @@ impl<'s> Lane<'s> {
         let now = shared.store.now();
         self.batch
             .fill(place, &chain.head, now, &mut attempt.groups);
+        self.batch.signed = shared.sign_head(chain.no, &self.batch.to);
         let hold = Hold {
             tenant: shared.store.tenant().as_str(),
             chain_no: chain.no,
@@ -234,16 +256,20 @@ impl<'s> Lane<'s> {
         shared.stats.statement();
         let batch = &self.batch;
         let (from, to, columns) = (&batch.from, &batch.to, &batch.columns);
+        let signed = batch.signed.as_ref();
         let store = &shared.store;
         let named = !store.is_pooled();
         let work = alone!(
-            store, connection, try_append, hold, from, to, columns, named
+            store, connection, try_append, hold, from, to, columns, signed, named
         );
         let failure = match timeout(self.limit, work).await {
             Ok(Ok(written)) if written == batch.len() => {
                 chain.head = batch.to;
                 chain.doubt = None;
                 shared.stats.batch(written);
+                if signed.is_none() {
+                    shared.head_unsigned();
+                }
                 shared.outage.note(chain.no, &batch.to);
                 return Ok(Step::Done);
             }

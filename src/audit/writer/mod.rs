@@ -12,6 +12,7 @@ mod outcome;
 mod queue;
 mod recover;
 mod report;
+mod sign;
 mod spill;
 mod stats;
 mod tally;
@@ -45,7 +46,8 @@ use super::error::AuditError;
 use super::identity::{AgentKeyId, Signer, Signing};
 use super::journal::{Context, Journal, JournalError, Note};
 use super::keys::{AuditKeys, MacKey, Purpose};
-use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed};
+use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed, Signed};
+use super::store::chain::Head;
 use crate::ids::{AgentId, EventId};
 use crate::store::{Store, StoreError, StoreFault};
 
@@ -218,10 +220,20 @@ impl Writer {
     }
 
     /// Signs with this key no more.
-    pub(super) fn retire(&self, agent: &AgentId, key: AgentKeyId) {
+    pub(super) fn retire(&self, agent: Option<&AgentId>, key: AgentKeyId) {
         if let Some(signer) = self.last.shared.signer.get() {
             signer.retire(agent, key);
         }
+    }
+
+    /// Records what is queued and waits, as far as the deadline allows.
+    pub(super) async fn settle(&self) {
+        self.last.shared.settle().await;
+    }
+
+    /// Signs where a chain ends, if that is the policy.
+    pub(super) fn sign_head(&self, chain_no: u32, head: &Head) -> Option<Signed> {
+        self.last.shared.sign_head(chain_no, head)
     }
 
     /// The number of the current key, as far as this process knows.
@@ -252,6 +264,9 @@ impl Writer {
     /// Takes no more events, appends those that are queued, and gives the chains back.
     pub(super) async fn shutdown(&self) {
         let shared = &self.last.shared;
+        if let Some(signer) = shared.signer.get() {
+            shared.say_unsigned(signer.unsaid());
+        }
         // What others queued, others move; so does whoever is started next.
         if shared.mover.was_used()
             && let Err(error) = shared.move_outbox().await
@@ -294,21 +309,8 @@ impl Drop for Last {
 }
 
 impl Shared {
-    /// Puts the keys on record first that `drafts` are signed with: no signature is on record before
-    /// its key.
-    async fn register_keys(self: &Arc<Self>, drafts: &[Draft]) -> Result<(), AuditError> {
-        let Some(signer) = self.signer.get() else {
-            return Ok(());
-        };
-        let put = |event| async {
-            let key = self.seal(vec![event])?;
-            self.record(&Arc::new(Sealed::new(key))).await.map(drop)
-        };
-        signer.register(drafts, put).await
-    }
-
     /// Checks all of `events`: one bad event must not fail its neighbours in a batch.
-    fn seal(&self, events: Vec<AuditEvent>) -> Result<Vec<Draft>, AuditError> {
+    fn seal(self: &Arc<Self>, events: Vec<AuditEvent>) -> Result<Vec<Draft>, AuditError> {
         let now = self.store.now();
         let keys = self.keys.load();
         let mut drafts = events
@@ -316,7 +318,8 @@ impl Shared {
             .map(|event| event.seal(now, &keys.content))
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(signer) = self.signer.get() {
-            signer.sign(&mut drafts);
+            let due = signer.sign(&mut drafts, now);
+            self.say_unsigned(due);
         }
         for (at, draft) in drafts.iter().enumerate() {
             if drafts.iter().take(at).any(|other| other.id == draft.id) {

@@ -320,6 +320,11 @@ impl Queue {
         Some(share)
     }
 
+    /// A lane has so many events in hand that were not queued.
+    pub(super) fn take_up(&self, events: usize) {
+        self.lock().in_hand += events;
+    }
+
     /// So many events in hand are about to be answered: their callers' next ones are no more load.
     pub(super) fn answered(&self, events: usize) {
         let mut inner = self.lock();

@@ -43,6 +43,7 @@ impl Shared {
             events: read(&self.stats.events),
             lost: read(&self.stats.lost).saturating_add(journal.lost),
             unsigned: self.signer.get().map_or(0, Signer::unsigned),
+            unsigned_heads: self.signer.get().map_or(0, Signer::unsigned_heads),
             lanes: self.queue.alive(),
             waiting: self.queue.waiting(),
             degraded: self.outage.open().is_some(),
@@ -72,6 +73,8 @@ pub struct AuditStats {
     pub lost: u64,
     /// Entries that should have been signed by their agent, whose key is not here.
     pub unsigned: u64,
+    /// Batches whose head should have been signed by the process, whose key could not be used.
+    pub unsigned_heads: u64,
     /// Chains and connections in use.
     pub lanes: usize,
     /// Events that are queued or on their way.

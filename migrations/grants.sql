@@ -22,6 +22,9 @@ BEGIN
     EXECUTE format('REVOKE ALL ON portcullis.checkpoints, portcullis.checkpoint_ranges, portcullis.tree_tiles, portcullis.trees FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.checkpoints, portcullis.checkpoint_ranges TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.tree_tiles, portcullis.trees TO %I', app);
+    -- What was published outside of the database.
+    EXECUTE format('REVOKE ALL ON portcullis.anchor_receipts FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.anchor_receipts TO %I', app);
     -- Policies and budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);

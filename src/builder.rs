@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::anchor::Anchor;
 use crate::audit::{
-    Audit, AuditError, AuditKeys, AuditOptions, CheckpointEvery, Evidence, JournalError,
+    Anchors, Audit, AuditError, AuditKeys, AuditOptions, CheckpointEvery, Evidence, JournalError,
     JournalSettings, Maker, Signing,
 };
 use crate::cost::{Cost, CostSettings};
@@ -113,6 +114,17 @@ impl GovernanceBuilder {
         self
     }
 
+    /// Keeps checkpoints in a place outside of the database, and holds the trail against it; call it
+    /// once for each (none). They are used where checkpoints are made, and where they are verified.
+    ///
+    /// Nothing is signed that does not go on from what each anchor holds. An anchor that cannot be
+    /// asked is loud and stops nothing, as long as one of them answers; if none does, nothing is
+    /// signed.
+    pub fn anchor(mut self, anchor: impl Anchor) -> Self {
+        self.audit.anchors.push(Arc::new(anchor));
+        self
+    }
+
     /// The output to reserve for a model call that does not say how much it may have (none: such a
     /// call is refused).
     pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
@@ -188,6 +200,7 @@ impl Parts {
         cost_settings: CostSettings,
         signing: &Signing,
     ) -> Result<Self, ConnectError> {
+        Anchors::check(&audit_options.anchors)?;
         let audit = Audit::start(store.clone(), keys.clone(), audit_options);
         let audit = if signing.is_none() {
             audit

@@ -86,6 +86,44 @@ pub enum AuditError {
         "the stored tree is not the one that was signed last, or was signed by another key; verify everything against a checkpoint kept elsewhere"
     )]
     Tree,
+    /// The name of an anchor is not one.
+    #[error("the name of an anchor {problem}")]
+    AnchorName {
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+    /// An anchor holds more than the database does: entries were removed, or a backup restored.
+    #[error(
+        "the anchor `{anchor}` holds a checkpoint of {held} entries and the database one of {signed}: nothing is signed; look for a restored backup, and run verify_checkpoints"
+    )]
+    AnchorAhead {
+        /// The anchor.
+        anchor: String,
+        /// How many entries are under what it holds.
+        held: u64,
+        /// How many are under the newest checkpoint in the database.
+        signed: u64,
+    },
+    /// An anchor holds a tree that is not the beginning of the one in the database.
+    #[error(
+        "the anchor `{anchor}` holds another tree of {held} entries than the database, whose checkpoint has {signed}: nothing is signed; two histories were signed, or the trail was rewritten; run verify_checkpoints"
+    )]
+    AnchorFork {
+        /// The anchor.
+        anchor: String,
+        /// How many entries are under what it holds.
+        held: u64,
+        /// How many are under the newest checkpoint in the database.
+        signed: u64,
+    },
+    /// No anchor said what it holds.
+    #[error(
+        "none of the {anchors} anchors said what it holds, so nothing is signed; see health for why"
+    )]
+    AnchorsSilent {
+        /// How many could have.
+        anchors: usize,
+    },
     /// The event is under no checkpoint, or there is none.
     #[error("the event is not under a checkpoint; make one, after the event was committed")]
     NoCheckpoint,
@@ -131,9 +169,14 @@ impl AuditError {
             | Self::NoCheckpoint
             | Self::Resume
             | Self::NoLog { .. }
+            | Self::AnchorName { .. }
             | Self::Cursor => ErrorKind::Misuse,
-            Self::Overloaded => ErrorKind::Unavailable,
-            Self::Tampered { .. } | Self::KeySetBack { .. } | Self::Tree => ErrorKind::Integrity,
+            Self::Overloaded | Self::AnchorsSilent { .. } => ErrorKind::Unavailable,
+            Self::Tampered { .. }
+            | Self::KeySetBack { .. }
+            | Self::Tree
+            | Self::AnchorAhead { .. }
+            | Self::AnchorFork { .. } => ErrorKind::Integrity,
             Self::Journal(error) => error.kind(),
             Self::Log(error) => error.kind(),
             Self::Store(error) => error.kind(),

@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+pub mod anchor;
 mod checkpoint;
 mod error;
 mod identity;
@@ -54,6 +55,7 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 
+pub(crate) use anchor::Anchors;
 pub(crate) use checkpoint::Maker;
 pub use checkpoint::{CheckpointEvery, ConsistencyProof, EventProof, SignedCheckpoint};
 pub use error::AuditError;
@@ -74,6 +76,7 @@ pub use verify::{
 pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
 pub(crate) use writer::{Redeem, Redeemed};
 
+use self::anchor::Anchor;
 use self::writer::{WeakWriter, Writer};
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
 use crate::ids::{EventId, TenantId};
@@ -89,6 +92,7 @@ pub struct Audit {
     shared: Arc<(Store, AuditKeys)>,
     check_reads: bool,
     writer: Writer,
+    anchors: Anchors,
 }
 
 /// What the builder decides for the trail.
@@ -100,6 +104,8 @@ pub(crate) struct AuditOptions {
     pub(crate) journal: JournalSettings,
     /// What makes checkpoints in the background.
     pub(crate) checkpoints: Option<Maker>,
+    /// The places outside of the database that keep them.
+    pub(crate) anchors: Vec<Arc<dyn Anchor>>,
 }
 
 impl AuditOptions {
@@ -119,6 +125,7 @@ struct WeakAudit {
     shared: Arc<(Store, AuditKeys)>,
     check_reads: bool,
     writer: WeakWriter,
+    anchors: Anchors,
 }
 
 impl WeakAudit {
@@ -127,6 +134,7 @@ impl WeakAudit {
             shared: Arc::clone(&self.shared),
             check_reads: self.check_reads,
             writer: self.writer.upgrade()?,
+            anchors: self.anchors.clone(),
         })
     }
 }
@@ -173,6 +181,7 @@ impl Audit {
             writer: Writer::start(store.clone(), &keys, options),
             shared: Arc::new((store, keys)),
             check_reads: options.verify_on_read,
+            anchors: Anchors::new(options.anchors.clone()),
         };
         if let Some(maker) = options.checkpoints.clone() {
             tokio::spawn(maker.run(audit.downgrade()));
@@ -185,6 +194,7 @@ impl Audit {
             shared: Arc::clone(&self.shared),
             check_reads: self.check_reads,
             writer: self.writer.downgrade(),
+            anchors: self.anchors.clone(),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "schema_migrations",
     "chains",
     "entries",
@@ -22,10 +22,11 @@ const TABLES: [&str; 14] = [
     "checkpoints",
     "trees",
     "head_signatures",
+    "anchor_receipts",
 ];
 
 /// Every trigger that must be there and enabled.
-const TRIGGERS: [&str; 18] = [
+const TRIGGERS: [&str; 20] = [
     "entries_append_only",
     "entries_no_truncate",
     "chains_no_delete",
@@ -44,6 +45,8 @@ const TRIGGERS: [&str; 18] = [
     "trees_no_truncate",
     "head_signatures_append_only",
     "head_signatures_no_truncate",
+    "anchor_receipts_append_only",
+    "anchor_receipts_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

@@ -40,6 +40,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(5, "0005_keyring", oldest_compatible: 5),
     step!(6, "0006_identity", oldest_compatible: 5),
     step!(7, "0007_checkpoints", oldest_compatible: 5),
+    step!(8, "0008_anchors", oldest_compatible: 5),
     step!(12, "0012_head_signatures", oldest_compatible: 5),
 ];
 

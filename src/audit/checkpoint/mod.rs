@@ -47,7 +47,7 @@ pub use self::prove::{ConsistencyProof, EventProof};
 
 use super::store::checkpoint as sql;
 use super::{Audit, AuditError};
-use crate::tlog::{Checkpoint, LogKey, TreeHash};
+use crate::tlog::{Checkpoint, LogKey, LogVerifier, TreeHash};
 
 /// A checkpoint that was signed and stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,5 +123,25 @@ impl Audit {
             .run_idempotent("read the last checkpoint", work)
             .await?;
         Ok(last.map(|last| last.note))
+    }
+
+    /// The root that the log signed for a tree of `size` entries, as the stored checkpoint says.
+    pub(in crate::audit) async fn signed_at(
+        &self,
+        log: &LogVerifier,
+        size: u64,
+    ) -> Result<Option<TreeHash>, AuditError> {
+        let store = self.store();
+        let work = || async {
+            let mut tx = store.begin().await?;
+            let stored = sql::fetch_checkpoint(&mut *tx, store.tenant(), size).await?;
+            tx.commit().await?;
+            Ok(stored)
+        };
+        let stored = store.run_idempotent("read a checkpoint", work).await?;
+        let signed = stored.and_then(|stored| Checkpoint::open(&stored.note, log).ok());
+        Ok(signed
+            .filter(|signed| signed.size() == size)
+            .map(|signed| signed.root()))
     }
 }

@@ -168,6 +168,25 @@ pub(in crate::audit) async fn fetch_last<'c>(
     row.as_ref().map(|row| checkpoint(row, 0)).transpose()
 }
 
+/// The checkpoint of a size.
+pub(in crate::audit) async fn fetch_checkpoint<'c>(
+    executor: impl PgExecutor<'c>,
+    tenant: &TenantId,
+    size: u64,
+) -> Result<Option<CheckpointRow>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT c.size, c.root, c.note
+           FROM portcullis.checkpoints c
+          WHERE c.tenant_id = $1 AND c.size = $2",
+    )
+    .bind(tenant.as_str())
+    .bind(size.cast_signed())
+    .persistent(false)
+    .fetch_optional(executor)
+    .await?;
+    row.as_ref().map(|row| checkpoint(row, 0)).transpose()
+}
+
 /// The hashes of these tiles, those that there are; as many as are stored, which may be more than
 /// the tile is wide.
 pub(in crate::audit) async fn list_tiles<'c>(

@@ -1,5 +1,6 @@
 //! Every SQL statement of the audit trail, and nothing else.
 
+pub(super) mod anchor;
 pub(super) mod append;
 pub(super) mod chain;
 pub(super) mod checkpoint;

@@ -125,6 +125,13 @@ impl GovernanceBuilder {
         self
     }
 
+    /// For how long an anchor may miss a checkpoint, or not answer, before health is not well (15
+    /// minutes).
+    pub fn anchors_stale_after(mut self, patience: Duration) -> Self {
+        self.audit.anchors_stale_after = Some(patience);
+        self
+    }
+
     /// The output to reserve for a model call that does not say how much it may have (none: such a
     /// call is refused).
     pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {

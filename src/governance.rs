@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::audit::anchor::AnchorHealth;
 use crate::audit::{Audit, AuditKeys, AuditStats};
 use crate::builder::{ConnectError, GovernanceBuilder, Parts};
 use crate::cost::Cost;
@@ -169,6 +170,7 @@ impl Governance {
         Health {
             store: self.inner.store.health().await,
             audit: self.inner.parts.audit.stats(),
+            anchors: self.inner.parts.audit.anchor_health(),
         }
     }
 
@@ -256,6 +258,8 @@ pub struct Health {
     /// The audit writer: how much it wrote, what waits in the journal, what was lost, and what in the
     /// outbox is not ours.
     pub audit: AuditStats,
+    /// Where checkpoints are kept outside of the database, as the last look found it.
+    pub anchors: Vec<AnchorHealth>,
 }
 
 impl Health {
@@ -270,5 +274,6 @@ impl Health {
             && audit.quarantined == 0
             && audit.outbox_refused == 0
             && !audit.degraded
+            && self.anchors.iter().all(AnchorHealth::is_ok)
     }
 }

@@ -52,6 +52,7 @@ mod verify;
 mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
@@ -106,6 +107,8 @@ pub(crate) struct AuditOptions {
     pub(crate) checkpoints: Option<Maker>,
     /// The places outside of the database that keep them.
     pub(crate) anchors: Vec<Arc<dyn Anchor>>,
+    /// For how long an anchor may miss a checkpoint.
+    pub(crate) anchors_stale_after: Option<Duration>,
 }
 
 impl AuditOptions {
@@ -181,7 +184,7 @@ impl Audit {
             writer: Writer::start(store.clone(), &keys, options),
             shared: Arc::new((store, keys)),
             check_reads: options.verify_on_read,
-            anchors: Anchors::new(options.anchors.clone()),
+            anchors: Anchors::new(options.anchors.clone(), options.anchors_stale_after),
         };
         if let Some(maker) = options.checkpoints.clone() {
             tokio::spawn(maker.run(audit.downgrade()));

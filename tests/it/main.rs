@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod anchors;
 mod audit_append;
 mod audit_faults;
 mod audit_processes;

@@ -31,6 +31,14 @@ pub enum AnchorError {
         /// How many entries are under what it holds.
         held: u64,
     },
+    /// It holds less than it took before.
+    #[error(
+        "the anchor holds less than the {published} entries that it took: its content was removed, or another place has its name; if that is right, give the new place another name"
+    )]
+    Lost {
+        /// How many entries were under what it took.
+        published: u64,
+    },
     /// What it answered, or holds, is not what it must be.
     #[error("the anchor's answer is not right: {0}")]
     Invalid(&'static str),
@@ -46,9 +54,11 @@ impl AnchorError {
         match self {
             Self::Away(_) | Self::TimedOut => ErrorKind::Unavailable,
             Self::Refused(_) | Self::Settings(_) => ErrorKind::Misuse,
-            Self::Ahead { .. } | Self::Mismatch { .. } | Self::Invalid(_) | Self::Log(_) => {
-                ErrorKind::Integrity
-            }
+            Self::Ahead { .. }
+            | Self::Mismatch { .. }
+            | Self::Lost { .. }
+            | Self::Invalid(_)
+            | Self::Log(_) => ErrorKind::Integrity,
         }
     }
 }

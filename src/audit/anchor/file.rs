@@ -75,8 +75,10 @@ impl Anchor for FileAnchor {
     }
 
     fn latest<'a>(&'a self, inquiry: &'a Inquiry) -> AnchorFuture<'a, Option<Kept>> {
-        let place = self.directory.join(directory_name(inquiry.log().origin()));
+        let root = self.directory.clone();
+        let place = root.join(directory_name(inquiry.log().origin()));
         Box::pin(off_the_runtime(move || {
+            is_there(&root).map_err(away)?;
             let newest = newest(&place).map_err(away)?;
             Ok(newest.map(|(note, at)| match at {
                 Some(at) => Kept::note(note).at(at),
@@ -86,10 +88,12 @@ impl Anchor for FileAnchor {
     }
 
     fn publish<'a>(&'a self, publication: &'a Publication) -> AnchorFuture<'a, Receipt> {
-        let place = self.directory.join(directory_name(publication.origin()));
+        let root = self.directory.clone();
+        let place = root.join(directory_name(publication.origin()));
         let (log, checkpoint) = (publication.log().clone(), publication.checkpoint().clone());
         let note = publication.note().to_owned();
         Box::pin(off_the_runtime(move || {
+            make(&root).map_err(away)?;
             keep(&place, &log, &checkpoint, &note)?;
             Ok(Receipt::new("file", Vec::new()))
         }))
@@ -155,12 +159,8 @@ fn newest(place: &Path) -> io::Result<Option<(String, Option<Timestamp>)>> {
 /// The names in a directory that are a number with `suffix`, in order; none if there is no such
 /// directory. What others put there is passed over.
 fn names(directory: &Path, suffix: &str) -> io::Result<Vec<OsString>> {
-    let found = match fs::symlink_metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        found => found?,
-    };
-    if !found.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
+    if !is_there(directory)? {
+        return Ok(Vec::new());
     }
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -194,14 +194,20 @@ fn read(path: &Path) -> io::Result<(String, Option<Timestamp>)> {
     Ok((note, at))
 }
 
+/// Whether there is a directory, not a link to one.
+fn is_there(directory: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+        Ok(found) if found.is_dir() => Ok(true),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+    }
+}
+
 /// Makes a directory and what is above it, or makes sure that the one there is none but a link.
 fn make(directory: &Path) -> io::Result<()> {
-    if let Ok(found) = fs::symlink_metadata(directory) {
-        return if found.is_dir() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::NotADirectory.into())
-        };
+    if is_there(directory)? {
+        return Ok(());
     }
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700).create(directory)?;

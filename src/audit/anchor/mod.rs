@@ -41,9 +41,14 @@
 
 mod error;
 mod file;
+mod judge;
 mod model;
 mod publication;
+mod publish;
+mod report;
 mod set;
+mod sign;
+mod watch;
 
 use std::fmt;
 use std::pin::Pin;
@@ -51,9 +56,12 @@ use std::sync::Arc;
 
 pub use self::error::AnchorError;
 pub use self::file::FileAnchor;
+pub(super) use self::judge::Signed;
 pub use self::model::{Held, Inquiry, Kept, KeptAt, Receipt};
 pub use self::publication::Publication;
+pub use self::report::{AnchorReport, Standing};
 pub(crate) use self::set::Anchors;
+pub use self::watch::AnchorHealth;
 
 use super::store::anchor as sql;
 use super::{Audit, AuditError};
@@ -115,11 +123,13 @@ impl Audit {
     ///
     /// Cancel safe: it only reads.
     pub async fn kept(&self, log: &LogVerifier) -> Result<Vec<KeptAt>, AuditError> {
-        if self.anchors().is_empty() {
+        if self.anchors.is_empty() {
             return Ok(Vec::new());
         }
         let newest = self.last_checkpoint().await?;
-        Ok(self.anchors().ask(Inquiry::new(log.clone(), newest)).await)
+        let inquiry = Inquiry::new(log.clone(), newest);
+        let kept = self.anchors.ask(inquiry, |_| true).await;
+        Ok(kept.into_iter().map(|(_, kept)| kept).collect())
     }
 
     /// The same trail, with anchors for its checkpoints. [`Governance`](crate::Governance) takes
@@ -134,11 +144,7 @@ impl Audit {
     ) -> Result<Self, AuditError> {
         let list: Vec<_> = anchors.into_iter().collect();
         Anchors::check(&list)?;
-        self.anchors = Anchors::new(list);
+        self.anchors = Anchors::new(list, None);
         Ok(self)
-    }
-
-    pub(crate) const fn anchors(&self) -> &Anchors {
-        &self.anchors
     }
 }

@@ -6,6 +6,7 @@ use sqlx::postgres::PgConnection;
 use super::links::{self, Links};
 use super::maker::CheckpointEvery;
 use super::{SignedCheckpoint, sql};
+use crate::audit::anchor::Signed;
 use crate::audit::kind::Kind;
 use crate::audit::model::AuditEvent;
 use crate::audit::row::GENESIS;
@@ -42,6 +43,8 @@ pub(super) async fn next(
         };
         if !more {
             let _ = connection.close().await;
+            let newest = (&made.checkpoint, made.note.as_str());
+            audit.publish_new(key.verifier(), newest).await;
             return Ok(Some(made));
         }
     }
@@ -79,13 +82,21 @@ impl Making<'_> {
                 return Ok(None);
             }
         }
-        let mut tree = self.resume(&mut transaction, &before).await?;
+        let (mut tree, note) = self.resume(&mut transaction, &before).await?;
+        // Under the lock, so that nobody signs between what they say and what is signed.
+        let (size, root) = (before.size, before.root);
+        let looked = self
+            .audit
+            .look_at_anchors(self.key, Signed { size, root }, note.as_deref());
+        looked.await?;
         if !self.recorded {
             let event = AuditEvent::system(None, Kind::ChainCheckpoint)
                 .with("origin", self.key.origin())
                 .with("previous_size", before.size.to_string())
                 .with("previous_root", before.root.to_string());
-            self.audit.append(event).await?;
+            let mut events = self.audit.untold_publications();
+            events.push(event);
+            self.audit.append_all(events).await?;
             self.recorded = true;
         }
         let (ranges, tiles, more) = self.grow(&mut transaction, &mut tree).await?;
@@ -114,17 +125,18 @@ impl Making<'_> {
         Ok(Some((SignedCheckpoint { checkpoint, note }, more)))
     }
 
-    /// The tree that was signed last, from its tiles. Refuses if they are not those of the root that
+    /// The tree that was signed last, from its tiles, and its note. Refuses if they are not those of the root that
     /// was signed, by this key.
     async fn resume(
         &self,
         transaction: &mut PgConnection,
         before: &sql::TreeRow,
-    ) -> Result<Growth, AuditError> {
+    ) -> Result<(Growth, Option<String>), AuditError> {
         let during = StoreError::during(OPERATION);
         let tenant = self.audit.store().tenant();
         let last = sql::fetch_last(&mut *transaction, tenant).await;
-        let signed = match last.map_err(&during)? {
+        let last = last.map_err(&during)?;
+        let signed = match &last {
             None => before.size == 0,
             Some(last) => Checkpoint::open(&last.note, self.key.verifier()).is_ok_and(|signed| {
                 (signed.size(), signed.root()) == (before.size, before.root)
@@ -143,10 +155,9 @@ impl Making<'_> {
                 tiles.push((*tile, hashes));
             }
         }
-        Growth::resume(before.size, tiles)
-            .ok()
-            .filter(|tree| tree.root() == before.root)
-            .ok_or(AuditError::Tree)
+        let tree = Growth::resume(before.size, tiles).ok();
+        let tree = tree.filter(|tree| tree.root() == before.root);
+        Ok((tree.ok_or(AuditError::Tree)?, last.map(|last| last.note)))
     }
 
     /// Appends what is new to `tree`: the ranges, the tiles that changed, and whether there is more.

@@ -76,7 +76,10 @@ impl Maker {
             let Some(audit) = audit.upgrade() else {
                 return;
             };
-            match self.look(&audit).await {
+            let looked = self.look(&audit).await;
+            // Whatever became of that: anchors that were away may be back.
+            let caught_up = audit.catch_up(self.key.verifier()).await;
+            match looked.and(caught_up) {
                 Ok(()) => {}
                 Err(AuditError::Closed) => return,
                 Err(error) => tracing::warn!(%error, "no checkpoint could be made"),

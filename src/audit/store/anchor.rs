@@ -3,6 +3,7 @@
 use sqlx::Row as _;
 
 use crate::store::{ExecuteIn as _, InStore as _, Store, StoreError};
+use crate::time::Timestamp;
 use crate::tlog::TreeHash;
 
 /// What one anchor answered to one checkpoint.
@@ -40,6 +41,30 @@ pub(in crate::audit) async fn insert_receipt(
     };
     store
         .run_idempotent("remember what an anchor answered", work)
+        .await
+}
+
+/// When the first checkpoint of more than `size` entries was made.
+pub(in crate::audit) async fn fetch_first_missed(
+    store: &Store,
+    size: u64,
+) -> Result<Option<Timestamp>, StoreError> {
+    let work = || async {
+        let row = sqlx::query(
+            "SELECT c.made_at
+               FROM portcullis.checkpoints c
+              WHERE c.tenant_id = $1 AND c.size > $2
+              ORDER BY c.size
+              LIMIT 1",
+        )
+        .bind(store.tenant().as_str())
+        .bind(size.cast_signed())
+        .fetch_optional_in(store)
+        .await?;
+        row.map(|row| row.try_get(0)).transpose()
+    };
+    store
+        .run_idempotent("read what was not published", work)
         .await
 }
 

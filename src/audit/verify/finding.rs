@@ -103,6 +103,18 @@ impl Finding {
             anchor: None,
         }
     }
+
+    /// The tree has `size` entries, and one that was kept elsewhere has more.
+    pub(super) const fn beyond(size: u64, kept: u64) -> Self {
+        let (class, detail) = if size == 0 {
+            let detail = "nothing is left of the tree that a checkpoint kept elsewhere signs";
+            (FindingClass::Truncated, detail)
+        } else {
+            let detail = "the tree is smaller than a checkpoint kept elsewhere: entries were removed, or a backup restored";
+            (FindingClass::Rollback, detail)
+        };
+        Self::new(class, 0, (size + 1, kept), detail)
+    }
 }
 
 impl fmt::Display for Finding {

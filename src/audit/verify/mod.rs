@@ -50,6 +50,7 @@ mod heads;
 mod journals;
 mod keyring;
 mod lines;
+mod outside;
 mod pass;
 mod reader;
 mod report;
@@ -71,6 +72,7 @@ pub use self::report::{CompromisedKey, Verdict, Verification};
 pub use self::scope::{Progress, Scope, Verify};
 
 use self::assurance::Marks;
+use self::outside::Outside;
 use self::pass::Pass;
 use self::reader::{OPERATION, Reader, Survey};
 use self::tree::{Kept, Trees};
@@ -102,7 +104,7 @@ impl Audit {
     ///   are in the answer; see [`Verification::into_result`].
     /// * [`AuditError::Log`] if a note that was kept is no checkpoint of the log, or of an empty tree.
     /// * [`AuditError::Resume`] if the token to go on from is none of this trail under these keys.
-    /// * [`AuditError::NoLog`] if one of them was given without the log's key.
+    /// * [`AuditError::NoLog`] if one of these was given without the log's key.
     ///
     /// # Cancel safety
     ///
@@ -126,7 +128,12 @@ impl Audit {
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Verification, AuditError> {
         let what = what.into();
-        let kept = self.kept(&what)?;
+        let mut kept = self.what_was_kept(&what)?;
+        let mut outside = match &what.log {
+            Some(log) => Outside::ask(self, log).await?,
+            None => Outside::default(),
+        };
+        kept.extend(outside.take_notes());
         let keys = Keyring::new(self.keys(), self.store().tenant());
         let mut findings = Findings::default();
         let mut reader = Reader::open(self.store()).await?;
@@ -159,6 +166,10 @@ impl Audit {
         }
         let chains = ranked(reports, trees.as_ref());
         let mut findings = pass.findings;
+        let anchors = match (&what.log, &trees) {
+            (Some(log), Some(trees)) => outside.judge(self, log, trees, &mut findings).await?,
+            _ => Vec::new(),
+        };
         let (size, rotations) = earlier.unzip();
         let rotations = rotations.unwrap_or_default();
         if what.scope == Scope::All {
@@ -179,6 +190,7 @@ impl Audit {
         let _ = pass.reader.connection.close().await;
         let mut verification = Verification::new(findings, chains, limits);
         verification.set_resumed(size, rotations);
+        verification.set_anchors(anchors);
         if what.scope == Scope::All {
             let until = self.store().now();
             verification.set_exposure(exposure(&survey, trees.as_ref(), until));
@@ -222,7 +234,7 @@ impl Audit {
     }
 
     /// What was kept elsewhere, read; the checkpoint to go on from is one of them.
-    fn kept(&self, what: &Verify) -> Result<Vec<Kept>, AuditError> {
+    fn what_was_kept(&self, what: &Verify) -> Result<Vec<Kept>, AuditError> {
         let Some(log) = &what.log else {
             return match (&what.resume, what.kept.first()) {
                 (Some(_), _) => Err(AuditError::NoLog { what: "a token" }),

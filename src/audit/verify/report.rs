@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::assurance::{Assurance, ChainReport, Exposure};
 use super::finding::{Finding, Findings};
+use crate::audit::anchor::AnchorReport;
 use crate::audit::error::AuditError;
 use crate::audit::rotate::{Marker, Rotation};
 use crate::time::Timestamp;
@@ -60,6 +61,7 @@ pub struct Verification {
     total: u64,
     chains: Vec<ChainReport>,
     limits: Vec<String>,
+    anchors: Vec<AnchorReport>,
     exposure: Option<Exposure>,
     resumed_from: Option<u64>,
     resume_token: Option<String>,
@@ -75,11 +77,16 @@ impl Verification {
             total,
             chains,
             limits,
+            anchors: Vec::new(),
             exposure: None,
             resumed_from: None,
             resume_token: None,
             earlier: Vec::new(),
         }
+    }
+
+    pub(super) fn set_anchors(&mut self, anchors: Vec<AnchorReport>) {
+        self.anchors = anchors;
     }
 
     pub(super) fn set_exposure(&mut self, exposure: Exposure) {
@@ -173,6 +180,12 @@ impl Verification {
     #[must_use]
     pub fn limits(&self) -> &[String] {
         &self.limits
+    }
+
+    /// How each anchor stands to the trail, where it was verified against checkpoints.
+    #[must_use]
+    pub fn anchors(&self) -> &[AnchorReport] {
+        &self.anchors
     }
 
     /// What lies after the newest checkpoint that is kept outside of the database. `None` where
@@ -342,6 +355,9 @@ impl fmt::Display for Verification {
                 f,
                 "not proved: that entries {from}..{to} of chain {chain} are a process's: no signed head covers them"
             )?;
+        }
+        for anchor in &self.anchors {
+            writeln!(f, "{anchor}")?;
         }
         for limit in &self.limits {
             writeln!(f, "not proved: {limit}")?;

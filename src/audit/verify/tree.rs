@@ -101,6 +101,8 @@ pub(super) struct Trees<'t> {
     anchor: Option<(String, u64, Option<i64>)>,
     /// The newest stored checkpoint that is signed and over what was read.
     signed: Option<(u64, String)>,
+    /// What was found of checkpoints kept elsewhere that do not fit.
+    contradictions: Vec<Finding>,
 }
 
 impl<'t> Trees<'t> {
@@ -120,6 +122,7 @@ impl<'t> Trees<'t> {
             recorded_us: None,
             anchor: None,
             signed: None,
+            contradictions: Vec::new(),
         }
     }
 
@@ -178,6 +181,11 @@ impl<'t> Trees<'t> {
     /// The newest stored checkpoint that is good.
     pub(super) fn signed(&self) -> Option<&(u64, String)> {
         self.signed.as_ref()
+    }
+
+    /// What was found of checkpoints kept elsewhere, each with the name of its place.
+    pub(super) fn contradictions(&self) -> &[Finding] {
+        &self.contradictions
     }
 
     /// The tiles that are to be compared with what is stored.
@@ -306,9 +314,8 @@ impl<'t> Trees<'t> {
             let detail = "the history is another than a checkpoint kept elsewhere signs";
             let size = kept.checkpoint.size();
             let class = FindingClass::Fork;
-            let mut finding = Finding::new(class, 0, (size, size), detail);
-            finding.anchor = Some(kept.name);
-            findings.push(finding);
+            let finding = Finding::new(class, 0, (size, size), detail);
+            self.contradict(kept.name, finding, findings);
             return;
         }
         self.hold(kept.name, kept.checkpoint.size());
@@ -391,18 +398,15 @@ impl<'t> Trees<'t> {
         }
         let size = self.tree.size();
         while let Some(kept) = self.kept.pop() {
-            let (class, detail) = if size == 0 {
-                let detail = "nothing is left of the tree that a checkpoint kept elsewhere signs";
-                (FindingClass::Truncated, detail)
-            } else {
-                let detail = "the tree is smaller than a checkpoint kept elsewhere: entries were removed, or a backup restored";
-                (FindingClass::Rollback, detail)
-            };
-            let place = (size + 1, kept.checkpoint.size());
-            let mut finding = Finding::new(class, 0, place, detail);
-            finding.anchor = Some(kept.name);
-            findings.push(finding);
+            let finding = Finding::beyond(size, kept.checkpoint.size());
+            self.contradict(kept.name, finding, findings);
         }
+    }
+
+    fn contradict(&mut self, name: String, mut finding: Finding, findings: &mut Findings) {
+        finding.anchor = Some(name);
+        self.contradictions.push(finding.clone());
+        findings.push(finding);
     }
 }
 

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::record;
 use crate::audit::model::AuditEvent;
 use crate::ids::AgentId;
 use crate::time::Timestamp;
 
-/// How long the failures of one agent are counted before they are said again.
-const WHILE: Duration = Duration::from_mins(1);
+/// How long the failures of one agent are counted before they are said again, in microseconds.
+const WHILE: i64 = 60_000_000;
 /// The most agents that are told apart. Callers choose the names; what is beyond is only in the
 /// statistics.
 const MOST: usize = 1_000;
@@ -23,7 +22,7 @@ pub(super) struct Missing(Mutex<BTreeMap<Option<AgentId>, Unsaid>>);
 struct Unsaid {
     count: u64,
     since: Timestamp,
-    said: Instant,
+    said: Timestamp,
     reason: &'static str,
 }
 
@@ -46,7 +45,7 @@ impl Missing {
             Unsaid {
                 count: 0,
                 since: now,
-                said: Instant::now(),
+                said: now,
                 reason,
             }
         });
@@ -55,10 +54,10 @@ impl Missing {
         }
         unsaid.count = unsaid.count.saturating_add(1);
         unsaid.reason = reason;
-        if !first && unsaid.said.elapsed() < WHILE {
+        if !first && now.as_micros().saturating_sub(unsaid.said.as_micros()) < WHILE {
             return None;
         }
-        unsaid.said = Instant::now();
+        unsaid.said = now;
         let count = std::mem::take(&mut unsaid.count);
         Some(record::unsigned(agent, count, unsaid.since, reason))
     }
@@ -119,14 +118,12 @@ mod tests {
         let a = agent("a");
         missing.count(Some(&a), "x", now).unwrap();
         assert!(missing.count(Some(&a), "x", now).is_none());
-        for unsaid in missing.lock().values_mut() {
-            unsaid.said = Instant::now().checked_sub(WHILE).unwrap();
-        }
+        let later = Timestamp::from_micros(5 + WHILE);
         assert_eq!(
-            missing.count(Some(&a), "x", now).as_ref().map(said),
+            missing.count(Some(&a), "x", later).as_ref().map(said),
             Some(2)
         );
-        assert!(missing.count(Some(&a), "x", now).is_none());
+        assert!(missing.count(Some(&a), "x", later).is_none());
     }
 
     #[test]

@@ -161,6 +161,12 @@ impl Signer {
         }
     }
 
+    /// It could not be put there: the batches until the next try go unsigned.
+    pub(in crate::audit) fn process_is_not_on_record(&self) {
+        self.unsigned_heads.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("the process's key is not on record yet; heads of audit chains go unsigned");
+    }
+
     /// Signs the head of a chain, if that is the policy and the key is here and on record.
     pub(in crate::audit) fn sign_head(
         &self,
@@ -200,18 +206,13 @@ impl Signer {
 
     /// Signs with this key no more: an agent's, or without one the process's own.
     pub(in crate::audit) fn retire(&self, agent: Option<&AgentId>, key: AgentKeyId) {
-        let retired = match agent {
-            Some(agent) => {
-                let held = self.keys.get(agent).filter(|held| held.key.id() == key);
-                held.map(|held| &held.retired)
-            }
-            None => {
-                let process = self
-                    .process
-                    .as_ref()
-                    .filter(|process| process.key.id() == key);
-                process.map(|process| &process.retired)
-            }
+        let retired = if let Some(agent) = agent {
+            let held = self.keys.get(agent).filter(|held| held.key.id() == key);
+            held.map(|held| &held.retired)
+        } else {
+            let process = self.process.as_ref();
+            let process = process.filter(|process| process.key.id() == key);
+            process.map(|process| &process.retired)
         };
         if let Some(retired) = retired {
             retired.store(true, Ordering::Relaxed);

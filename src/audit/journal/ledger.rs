@@ -61,21 +61,20 @@ impl Ledger {
         self.segments().push_back(segment);
     }
 
-    /// The last file has grown to `len`.
-    pub(super) fn extend(&self, len: u64, ahead: bool, lines: u64, at: Timestamp) {
+    /// The last file has grown to `len`, by so many lines ahead of their commit and others.
+    pub(super) fn extend(&self, len: u64, (ahead, fallback): (u64, u64), at: Timestamp) {
         if let Some(last) = self.segments().back_mut() {
             last.len = len;
         }
-        let counter = if ahead {
-            &self.spooled
-        } else {
-            &self.journalled
-        };
-        counter.fetch_add(lines, Ordering::Relaxed);
-        if self.depth.fetch_add(lines, Ordering::Relaxed) == 0 {
+        for (counter, lines) in [(&self.spooled, ahead), (&self.journalled, fallback)] {
+            if lines > 0 {
+                counter.fetch_add(lines, Ordering::Relaxed);
+            }
+        }
+        let before = self.depth.fetch_add(ahead + fallback, Ordering::Relaxed);
+        if before == 0 {
             self.since(Some(at));
         }
-        self.written.notify_one();
     }
 
     /// Nothing is added to the last file any more.

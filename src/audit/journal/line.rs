@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
 
 use super::note::Note;
 use crate::audit::keys::{AuditKeys, MacKey, Purpose, Tag, sha256};
@@ -289,7 +290,7 @@ impl Line {
             // What a note has no place for must not be there: no MAC would cover it.
             Some(module) => {
                 let note = Note {
-                    id: EventId::parse(&text.id).ok()?,
+                    id: event_id(&text.id)?,
                     module: module.clone().into_owned(),
                     payload: Metadata::stored(text.metadata.clone().into_owned()),
                 };
@@ -366,14 +367,14 @@ fn draft(context: &Context, text: &Text<'_>, mac: Tag) -> Option<Draft> {
         _ => return None,
     };
     Some(Draft {
-        id: EventId::parse(&text.id).ok()?,
+        id: event_id(&text.id)?,
         kind: Kind::parse(text.kind.as_ref()?)?,
         occurred: Timestamp::from_micros(text.occurred?),
         occurred_given: text.given,
         session: there(text.session.as_ref(), |t| SessionId::parse(t).ok())?,
         agent: there(text.agent.as_ref(), |t| AgentId::parse(t).ok())?,
         user: there(text.user.as_ref(), |t| UserId::parse(t).ok())?,
-        parent: there(text.parent.as_ref(), |t| EventId::parse(t).ok())?,
+        parent: there(text.parent.as_ref(), event_id)?,
         model: there(text.model.as_ref(), |t| ModelName::parse(t).ok())?,
         input: there(text.input.as_ref(), tag)?,
         output: there(text.output.as_ref(), tag)?,
@@ -443,6 +444,11 @@ fn there<U>(text: Option<&Cow<'_, str>>, read: impl Fn(&str) -> Option<U>) -> Op
         None => Some(None),
         Some(text) => read(text).map(Some),
     }
+}
+
+/// An event's id. Those that we make of what an entry says are no `UUIDv7`.
+fn event_id(text: &str) -> Option<EventId> {
+    Uuid::try_parse(text).ok().map(EventId::from_uuid)
 }
 
 fn tag(text: &str) -> Option<Tag> {

@@ -25,6 +25,7 @@ mod line;
 mod note;
 mod read;
 mod settings;
+mod spin;
 mod spool;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 pub use self::error::JournalError;
 pub use self::settings::JournalSettings;
@@ -43,6 +45,7 @@ pub(super) use self::ledger::Ledger;
 pub(super) use self::line::{Context, Said};
 pub(crate) use self::note::Note;
 pub(super) use self::read::{Chunk, Item, Reader, quarantine};
+use self::spin::spin;
 use self::spool::{Request, Spool};
 use super::error::AuditError;
 use super::model::{Journalled, Sealed};
@@ -175,15 +178,23 @@ impl Journal {
         &self,
         events: Arc<Sealed>,
     ) -> Result<Vec<Journalled>, AuditError> {
-        let (written, answer) = oneshot::channel();
+        let (written, mut answer) = oneshot::channel();
         self.write(Order {
             content: Content::Events(events),
             mode: Mode::Ahead,
             answer: Answer::Writer(written),
         });
-        answer
-            .await
-            .unwrap_or(Err(AuditError::Journal(JournalError::Closed)))
+        let closed = || Err(AuditError::Journal(JournalError::Closed));
+        let mut early = Err(TryRecvError::Empty);
+        spin(|| {
+            early = answer.try_recv();
+            !matches!(early, Err(TryRecvError::Empty))
+        });
+        match early {
+            Ok(written) => written,
+            Err(TryRecvError::Empty) => answer.await.unwrap_or_else(|_| closed()),
+            Err(TryRecvError::Closed) => closed(),
+        }
     }
 
     /// Closes the file being written if it ends at `len`; says whether it did.

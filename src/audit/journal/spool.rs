@@ -11,6 +11,7 @@ use super::error::JournalError;
 use super::ledger::{Ledger, Segment};
 use super::line::{Context, FIRST, Header, Line, Saying};
 use super::settings::JournalSettings;
+use super::spin::spin;
 use super::{Answer, Content, Directory, Mode, Order};
 use crate::audit::error::AuditError;
 use crate::audit::keys::Tag;
@@ -88,8 +89,10 @@ impl Spool {
     /// Serves until the last handle is gone, and what it had sent.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         let mut orders = Vec::new();
-        while let Ok(first) = requests.recv() {
+        let mut ahead = false;
+        while let Some(first) = next(requests, ahead) {
             let mut next = Ok(first);
+            ahead = matches!(&next, Ok(Request::Write(order)) if order.mode == Mode::Ahead);
             // Who asks while a sync is under way is answered by the next one.
             loop {
                 match next {
@@ -148,11 +151,13 @@ impl Spool {
                 self.encode(&order.content, at);
                 burst.push((order, first));
             }
-            match self.write(before, &burst) {
+            match self.write(before, &burst, at) {
                 Ok(()) => {
                     for (order, first) in burst {
                         self.acknowledge(order, first);
                     }
+                    // Behind the callers' backs: it wakes somebody, which takes as long as a line.
+                    self.ledger.written.notify_one();
                 }
                 Err((error, begun)) => {
                     if !begun {
@@ -194,6 +199,7 @@ impl Spool {
         &mut self,
         before: (u64, Tag),
         burst: &[(Order, u64)],
+        at: Timestamp,
     ) -> Result<(), (JournalError, bool)> {
         let bytes = u64::try_from(self.buffer.len()).unwrap_or(u64::MAX);
         if self.ledger.bytes().saturating_add(bytes) > self.limit {
@@ -223,19 +229,15 @@ impl Spool {
             self.abandon();
             return Err((error.into(), true));
         }
-        let count = |ahead| {
-            let of = burst.iter().map(|(order, _)| order);
-            let of = of.filter(move |order| (order.mode == Mode::Ahead) == ahead);
-            of.map(|order| order.content.lines()).sum::<u64>()
-        };
-        let len = active.len;
-        let at = self.context.store.now();
-        for ahead in [false, true] {
-            let lines = count(ahead);
-            if lines > 0 {
-                self.ledger.extend(len, ahead, lines, at);
+        let (mut ahead, mut fallback) = (0, 0);
+        for (order, _) in burst {
+            let lines = order.content.lines();
+            match order.mode {
+                Mode::Ahead => ahead += lines,
+                Mode::Fallback | Mode::Marker => fallback += lines,
             }
         }
+        self.ledger.extend(active.len, (ahead, fallback), at);
         Ok(())
     }
 
@@ -298,13 +300,30 @@ impl Spool {
             journal: self.context.journal,
             line: first.saturating_add(at),
         };
-        let lines = || (0..).zip(content.ids()).map(line);
+        let lines = || (0..).zip(content.ids()).map(line).collect();
         match answer {
             Answer::Nobody => {}
             // Who stopped waiting does not need it.
-            Answer::Writer(caller) => drop(caller.send(Ok(lines().collect()))),
-            Answer::Queue(caller) => drop(caller.send(Ok(Taken::Journalled(lines().collect())))),
+            Answer::Writer(caller) => drop(caller.send(Ok(lines()))),
+            Answer::Queue(caller) => drop(caller.send(Ok(Taken::Journalled(lines())))),
         }
+    }
+}
+
+/// The next request; `None` once there will be none. After a line that was written ahead, looks for it
+/// for a moment before sleeping.
+fn next(requests: &Receiver<Request>, ahead: bool) -> Option<Request> {
+    let mut found = Err(TryRecvError::Empty);
+    if ahead {
+        spin(|| {
+            found = requests.try_recv();
+            !matches!(found, Err(TryRecvError::Empty))
+        });
+    }
+    match found {
+        Ok(request) => Some(request),
+        Err(TryRecvError::Empty) => requests.recv().ok(),
+        Err(TryRecvError::Disconnected) => None,
     }
 }
 

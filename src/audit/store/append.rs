@@ -131,10 +131,6 @@ pub(super) const COMPOSED: [&str; 6] = [BATCH, RICH, ONE, BATCH_SIGNED, RICH_SIG
 /// Appends a batch if the chain is still ours and ends where we believe; says how many entries
 /// were written: all or none. `signed` is the signature of `to`, if it is signed, and goes with
 /// them. `named` keeps the statement prepared in the session.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of one statement, each with a type of its own"
-)]
 pub(in crate::audit) async fn try_append(
     connection: &mut PgConnection,
     hold: Hold<'_>,

@@ -116,11 +116,8 @@ impl<'s> Lane<'s> {
         let (group, mut answer) = group;
         shared.queue.take_up(1);
         self.commit_part(vec![group]).await;
-        match answer.try_recv() {
-            Ok(Ok(_)) => shared.process_is_on_record(),
-            // The next batch tries again.
-            _ => tracing::debug!("the process's key is not on record yet; heads go unsigned"),
-        }
+        // If not, the next share tries again.
+        shared.process_registered(matches!(answer.try_recv(), Ok(Ok(_))));
         if self.answered == 0 {
             shared.queue.answered(1);
         }

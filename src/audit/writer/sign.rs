@@ -44,9 +44,12 @@ impl Shared {
         ))
     }
 
-    pub(super) fn process_is_on_record(&self) {
-        if let Some(signer) = self.signer.get() {
-            signer.process_is_on_record();
+    /// What became of that entry.
+    pub(super) fn process_registered(&self, on_record: bool) {
+        match self.signer.get() {
+            Some(signer) if on_record => signer.process_is_on_record(),
+            Some(signer) => signer.process_is_not_on_record(),
+            None => {}
         }
     }
 

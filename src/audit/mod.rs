@@ -35,6 +35,7 @@
 //! ```
 
 pub mod anchor;
+pub mod bundle;
 mod checkpoint;
 mod error;
 mod identity;

@@ -10,6 +10,8 @@
 mod json;
 
 pub(crate) use json::canonical_arguments;
+#[cfg(test)]
+pub(crate) use json::write_text;
 pub use json::{JsonError, JsonRule, Metadata};
 
 /// Writes the fields of one thing, in order.

@@ -12,3 +12,6 @@ pub mod failure_modes {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+
+#[doc = include_str!("bundle.md")]
+pub mod bundle {}

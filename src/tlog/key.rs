@@ -106,6 +106,16 @@ impl LogKey {
         Ok(note)
     }
 
+    /// Signs a text that is no checkpoint, and refuses one that could be read as one.
+    pub(crate) fn sign_text_of_another_format(&self, text: &str) -> Result<Note, LogError> {
+        if Checkpoint::parse(text).is_ok() {
+            return Err(LogError::Note("a checkpoint in the place of another text"));
+        }
+        let mut note = Note::unsigned(text.to_owned())?;
+        note.add(self.sign_text(note.text()))?;
+        Ok(note)
+    }
+
     pub(super) fn sign_text(&self, text: &str) -> NoteSignature {
         let signature = sign(&self.signing, text.as_bytes());
         let key = &self.verifier.0;

@@ -17,6 +17,7 @@ mod audit_processes;
 mod audit_read;
 mod audit_tamper;
 mod audit_verify;
+mod bundle;
 mod checkpoints;
 mod cli;
 #[cfg(test)]

@@ -90,7 +90,22 @@ pub(super) async fn read(
     (from, to): (u64, u64),
     mut each: impl FnMut(Option<Link>),
 ) -> Result<(), StoreError> {
-    const OPERATION: &str = "read the audit trail for a checkpoint";
+    stored(connection, store, chain_no, (from, to), |stored| {
+        each(stored.and_then(|stored| links.take(&stored)));
+    })
+    .await
+}
+
+/// Reads the entries of a chain from one to another, as they are stored; one that cannot be read
+/// is `None`.
+pub(in crate::audit) async fn stored(
+    connection: &mut PgConnection,
+    store: &Store,
+    chain_no: i32,
+    (from, to): (u64, u64),
+    mut each: impl FnMut(Option<Stored<'_>>),
+) -> Result<(), StoreError> {
+    const OPERATION: &str = "read the audit trail under its checkpoints";
     let during = StoreError::during(OPERATION);
     let tenant: &TenantId = store.tenant();
     // Inside of the caller's transaction this is a savepoint.
@@ -104,8 +119,7 @@ pub(super) async fn read(
     sql::copy_range(&mut transaction, store.deadline(), |message| {
         decoder
             .feed(message, |raw| {
-                let stored = Stored::decode(tenant.as_str(), raw);
-                each(stored.ok().and_then(|stored| links.take(&stored)));
+                each(Stored::decode(tenant.as_str(), raw).ok());
             })
             .map_err(|_| StoreError::malformed(OPERATION))
     })

@@ -152,21 +152,25 @@ impl fmt::Debug for AgentKeyId {
 
 /// A public key that a signature can be checked with.
 #[derive(Clone, Debug)]
-pub(super) struct PublicKey(VerifyingKey);
+pub(in crate::audit) struct PublicKey(VerifyingKey);
 
 impl PublicKey {
     /// Takes a public key, if it is one that only its holder can sign for.
     //
     // A key of small order has signatures that anybody can make, for any message. Decoding accepts
     // encodings that are not the canonical one (ZIP 215), so that one key would have two ids.
-    pub(super) fn parse(bytes: &[u8; 32]) -> Option<Self> {
+    pub(in crate::audit) fn parse(bytes: &[u8; 32]) -> Option<Self> {
         let key = VerifyingKey::from_bytes(bytes).ok()?;
         let canonical = key.to_edwards().compress().to_bytes() == *bytes;
         (canonical && !key.is_weak()).then_some(Self(key))
     }
 
-    pub(super) fn id(&self) -> AgentKeyId {
+    pub(in crate::audit) fn id(&self) -> AgentKeyId {
         AgentKeyId::of(self.0.as_bytes())
+    }
+
+    pub(in crate::audit) fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
     }
 
     /// Its id as the key of a process.

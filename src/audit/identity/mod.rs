@@ -36,9 +36,11 @@ mod signer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(in crate::audit) use self::key::PublicKey;
 pub use self::key::{AgentKey, AgentKeyId};
 pub(in crate::audit) use self::process::SignedHead;
 pub use self::process::{HeadPolicy, ProcessKey};
+pub(in crate::audit) use self::record::{Said, read as read_record};
 pub(in crate::audit) use self::registry::{Registry, Wrong};
 pub(in crate::audit) use self::signer::Signer;
 

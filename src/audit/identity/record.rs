@@ -106,7 +106,7 @@ fn about(agent: Option<&AgentId>, kind: Kind) -> AuditEvent {
 }
 
 /// What such an entry says.
-pub(super) enum Said {
+pub(in crate::audit) enum Said {
     Registered(AgentId, PublicKey),
     /// A process's key, and whether every process signs.
     Process(PublicKey, bool),
@@ -115,7 +115,7 @@ pub(super) enum Said {
 }
 
 /// Reads an entry; `None` if it is none of the two, or says nothing that can be used.
-pub(super) fn read(row: &Row<'_>) -> Option<Said> {
+pub(in crate::audit) fn read(row: &Row<'_>) -> Option<Said> {
     let agent = row.agent.map(AgentId::parse).transpose().ok()?;
     let Ok(Value::Object(said)) = serde_json::from_str(row.metadata) else {
         return None;

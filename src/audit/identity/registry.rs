@@ -54,16 +54,7 @@ impl Registry {
     /// Takes what an entry says whose MAC is right. Registrations come before revocations.
     pub(in crate::audit) fn take(&mut self, stored: &Stored<'_>) {
         match read(&stored.row) {
-            Some(Said::Registered(agent, key)) => {
-                let known = self.keys.entry(key.id()).or_insert_with(|| Registered {
-                    key,
-                    agents: Vec::new(),
-                    revoked: None,
-                });
-                if !known.agents.contains(&agent) {
-                    known.agents.push(agent);
-                }
-            }
+            Some(Said::Registered(agent, key)) => self.register(agent, key),
             Some(Said::Process(key, required)) => {
                 let at = stored.row.recorded_us;
                 let earliest = |known: Option<i64>| Some(known.map_or(at, |known| known.min(at)));
@@ -76,19 +67,41 @@ impl Registry {
                     .or_insert(Process { key, revoked: None });
             }
             Some(Said::Revoked(agent, id, effective)) => {
-                let revoked = match agent {
-                    Some(agent) => {
-                        let known = self.keys.get_mut(&id);
-                        let known = known.filter(|known| known.agents.contains(&agent));
-                        known.map(|known| &mut known.revoked)
-                    }
-                    None => self.processes.get_mut(&id).map(|known| &mut known.revoked),
-                };
-                if let Some(revoked) = revoked {
-                    *revoked = Some(revoked.map_or(effective, |at| at.min(effective)));
-                }
+                self.revoke(agent.as_ref(), id, effective);
             }
             None => {}
+        }
+    }
+
+    /// The key is the agent's.
+    pub(in crate::audit) fn register(&mut self, agent: AgentId, key: PublicKey) {
+        let known = self.keys.entry(key.id()).or_insert_with(|| Registered {
+            key,
+            agents: Vec::new(),
+            revoked: None,
+        });
+        if !known.agents.contains(&agent) {
+            known.agents.push(agent);
+        }
+    }
+
+    /// The key of the agent, or without one a process's, holds no longer.
+    pub(in crate::audit) fn revoke(
+        &mut self,
+        agent: Option<&AgentId>,
+        id: AgentKeyId,
+        effective: Timestamp,
+    ) {
+        let revoked = match agent {
+            Some(agent) => {
+                let known = self.keys.get_mut(&id);
+                let known = known.filter(|known| known.agents.contains(agent));
+                known.map(|known| &mut known.revoked)
+            }
+            None => self.processes.get_mut(&id).map(|known| &mut known.revoked),
+        };
+        if let Some(revoked) = revoked {
+            *revoked = Some(revoked.map_or(effective, |at| at.min(effective)));
         }
     }
 

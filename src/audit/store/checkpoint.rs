@@ -391,7 +391,7 @@ pub(super) fn range(row: &PgRow) -> Result<RangeRow, sqlx::Error> {
     })
 }
 
-fn checkpoint(row: &PgRow, first: usize) -> Result<CheckpointRow, sqlx::Error> {
+pub(super) fn checkpoint(row: &PgRow, first: usize) -> Result<CheckpointRow, sqlx::Error> {
     Ok(CheckpointRow {
         size: count(row, first)?,
         root: hash(row, first + 1)?,

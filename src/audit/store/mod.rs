@@ -2,6 +2,7 @@
 
 pub(super) mod anchor;
 pub(super) mod append;
+pub(super) mod bundle;
 pub(super) mod chain;
 pub(super) mod checkpoint;
 pub(super) mod column;

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::bundle::VerifyBundle;
 use crate::checkpoint::{Checkpoint, LogKeyText};
 use crate::drain::Drain;
+use crate::export::{Export, RedactBundle};
 use crate::migrate::Migrate;
 use crate::prove::{CheckProof, Prove};
 use crate::rotate::RotateKey;
@@ -56,4 +58,7 @@ pub(crate) enum Command {
     LogKey(LogKeyText),
     Prove(Prove),
     CheckProof(CheckProof),
+    Export(Export),
+    VerifyBundle(VerifyBundle),
+    RedactBundle(RedactBundle),
 }

@@ -27,7 +27,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    fn key(&self) -> Result<LogKey, Fault> {
+    pub(crate) fn key(&self) -> Result<LogKey, Fault> {
         let source = KeySource::parse(&self.log_key).map_err(Fault::during("read --log-key"))?;
         let seed = source.load().map_err(Fault::during("read the log's key"))?;
         LogKey::new(&self.origin, &seed).map_err(Fault::during("read the log's key"))

@@ -5,8 +5,10 @@
 //! something was found, 2 when the command could not do its work.
 
 mod arguments;
+mod bundle;
 mod checkpoint;
 mod drain;
+mod export;
 mod fault;
 mod migrate;
 mod output;
@@ -76,5 +78,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<Answer, Fault> {
         Command::LogKey(what) => checkpoint::show_key(&what, output),
         Command::Prove(what) => prove::run(&settings, &what, output).await,
         Command::CheckProof(what) => prove::check(&what, output),
+        Command::Export(what) => export::run(&settings, &what, output).await,
+        Command::VerifyBundle(what) => bundle::verify(&what, output),
+        Command::RedactBundle(what) => export::redact(&what, output),
     }
 }

@@ -64,6 +64,32 @@ impl Timestamp {
         Self::from_micros(self.0.saturating_sub(by))
     }
 
+    /// `months` calendar months later, at the same time of the day (UTC); where the month has no such
+    /// day, on its last one. Never past [`MAX`](Self::MAX).
+    ///
+    /// ```
+    /// use portcullis::Timestamp;
+    ///
+    /// let written = Timestamp::parse("2026-08-31T09:00:00Z")?;
+    /// assert_eq!(written.plus_months(6), Timestamp::parse("2027-02-28T09:00:00Z")?);
+    /// # Ok::<(), portcullis::InvalidTimestamp>(())
+    /// ```
+    #[must_use]
+    pub fn plus_months(self, months: u32) -> Self {
+        let (year, month, day) = self.utc_day().civil();
+        let month = year * 12 + (month - 1) + i64::from(months);
+        let (year, month) = (month.div_euclid(12), month.rem_euclid(12) + 1);
+        // Two tries at most after the 31st of a month of 28 days.
+        let day = (1..=day)
+            .rev()
+            .find_map(|day| UtcDay::from_civil(year, month, day));
+        let Some(day) = day.filter(|_| year <= 9_999) else {
+            return Self::MAX;
+        };
+        let in_day = self.0.rem_euclid(MICROS_PER_DAY);
+        Self::from_micros(day.start().0.saturating_add(in_day))
+    }
+
     /// How long ago `earlier` was; zero if it is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -310,6 +336,30 @@ mod tests {
         ] {
             assert_eq!(Timestamp::parse(bad), Err(InvalidTimestamp), "{bad}");
         }
+    }
+
+    #[test]
+    fn months_are_those_of_the_calendar_and_its_last_day_is_the_last() {
+        for (from, months, to) in [
+            ("2026-08-29T10:00:00Z", 6, "2027-02-28T10:00:00Z"),
+            ("2026-08-30T10:00:00Z", 6, "2027-02-28T10:00:00Z"),
+            ("2026-08-31T10:00:00Z", 6, "2027-02-28T10:00:00Z"),
+            ("2027-08-31T10:00:00Z", 6, "2028-02-29T10:00:00Z"),
+            (
+                "2026-02-28T00:00:00.000001Z",
+                6,
+                "2026-08-28T00:00:00.000001Z",
+            ),
+            ("2026-12-31T23:59:59Z", 2, "2027-02-28T23:59:59Z"),
+            ("2026-05-17T00:00:00Z", 0, "2026-05-17T00:00:00Z"),
+            ("2026-05-17T00:00:00Z", 24, "2028-05-17T00:00:00Z"),
+            ("1969-11-30T01:00:00Z", 3, "1970-02-28T01:00:00Z"),
+        ] {
+            let from = Timestamp::parse(from).unwrap();
+            assert_eq!(from.plus_months(months), Timestamp::parse(to).unwrap());
+        }
+        assert_eq!(Timestamp::MAX.plus_months(1), Timestamp::MAX);
+        assert_eq!(Timestamp::MIN.plus_months(u32::MAX), Timestamp::MAX);
     }
 
     proptest! {

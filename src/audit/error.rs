@@ -127,6 +127,14 @@ pub enum AuditError {
     /// The event is under no checkpoint, or there is none.
     #[error("the event is not under a checkpoint; make one, after the event was committed")]
     NoCheckpoint,
+    /// The event is not in the trail, and an archive has entries of its time.
+    #[error(
+        "the event is not in the trail any more, if it ever was; the archive {file} has entries of its time: look there"
+    )]
+    Archived {
+        /// The archive's file.
+        file: String,
+    },
     /// A key, note or proof of the log is not right.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -170,6 +178,7 @@ impl AuditError {
             | Self::Resume
             | Self::NoLog { .. }
             | Self::AnchorName { .. }
+            | Self::Archived { .. }
             | Self::Cursor => ErrorKind::Misuse,
             Self::Overloaded | Self::AnchorsSilent { .. } => ErrorKind::Unavailable,
             Self::Tampered { .. }

@@ -45,6 +45,7 @@ mod kind;
 mod model;
 mod outbox;
 mod read;
+pub mod retention;
 mod rotate;
 mod row;
 mod store;

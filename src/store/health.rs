@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 21] = [
     "schema_migrations",
     "chains",
     "entries",
@@ -23,10 +23,16 @@ const TABLES: [&str; 15] = [
     "trees",
     "head_signatures",
     "anchor_receipts",
+    "retention_policies",
+    "legal_holds",
+    "retention_guards",
+    "archives",
+    "archive_ranges",
+    "archive_links",
 ];
 
 /// Every trigger that must be there and enabled.
-const TRIGGERS: [&str; 20] = [
+const TRIGGERS: [&str; 35] = [
     "entries_append_only",
     "entries_no_truncate",
     "chains_no_delete",
@@ -47,6 +53,21 @@ const TRIGGERS: [&str; 20] = [
     "head_signatures_no_truncate",
     "anchor_receipts_append_only",
     "anchor_receipts_no_truncate",
+    "entries_prune_only",
+    "retention_policies_guarded",
+    "retention_policies_append_only",
+    "retention_policies_no_truncate",
+    "legal_holds_a_release_only",
+    "legal_holds_guarded",
+    "legal_holds_no_delete",
+    "legal_holds_no_truncate",
+    "archives_guarded",
+    "archives_append_only",
+    "archives_no_truncate",
+    "archive_ranges_append_only",
+    "archive_ranges_no_truncate",
+    "archive_links_append_only",
+    "archive_links_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

@@ -41,7 +41,8 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(6, "0006_identity", oldest_compatible: 5),
     step!(7, "0007_checkpoints", oldest_compatible: 5),
     step!(8, "0008_anchors", oldest_compatible: 5),
-    step!(12, "0012_head_signatures", oldest_compatible: 5),
+    step!(9, "0009_retention", oldest_compatible: 5),
+    step!(10, "0010_head_signatures", oldest_compatible: 5),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at
@@ -54,6 +55,7 @@ const BOOTSTRAP_ATTEMPTS: u32 = 50;
 pub struct Migration<'d> {
     database: &'d Database,
     app_role: Option<String>,
+    archivist_role: Option<String>,
 }
 
 /// What a migration did.
@@ -72,6 +74,7 @@ impl<'d> Migration<'d> {
         Self {
             database,
             app_role: None,
+            archivist_role: None,
         }
     }
 
@@ -82,10 +85,20 @@ impl<'d> Migration<'d> {
         self
     }
 
+    /// Also gives a role what archiving needs: to set the retention policy, to set and release legal
+    /// holds, and to remove entries that were archived, which a trigger checks. The application must
+    /// not be this role nor a member of it. The role must exist.
+    pub fn archivist_role(mut self, role: impl Into<String>) -> Self {
+        self.archivist_role = Some(role.into());
+        self
+    }
+
     /// Runs it.
     ///
     /// # Errors
     ///
+    /// * [`MigrateError::SharedRole`] if the application's role is, or may become, one that removes
+    ///   entries.
     /// * [`MigrateError::ForeignSchema`] if there is a schema `portcullis` that is not ours.
     /// * [`MigrateError::Changed`] if a released step was edited.
     /// * [`MigrateError::Schema`] if the schema is newer than this program can serve.
@@ -113,8 +126,9 @@ impl<'d> Migration<'d> {
             .await
             .map_err(during("lock the migrations"))?;
         let applied = apply_missing(&mut tx).await?;
-        if let Some(role) = &self.app_role {
-            grant(&mut tx, role).await?;
+        if self.app_role.is_some() || self.archivist_role.is_some() {
+            let (app, archivist) = (self.app_role.as_deref(), self.archivist_role.as_deref());
+            grant(&mut tx, app, archivist).await?;
         }
         tx.commit().await.map_err(during("commit the migration"))?;
         schema::check(&pool).await?;
@@ -230,21 +244,50 @@ async fn apply_missing(tx: &mut PgConnection) -> Result<Vec<&'static str>, Migra
     Ok(applied)
 }
 
-/// Gives `role` what the application needs.
+/// Gives the roles what the application and who archives need, and makes sure that they are apart.
 //
 // A role's name cannot be a bind parameter of GRANT, so it goes through a setting into `format`,
 // whose %I quotes it: the statement's own text stays static.
-async fn grant(tx: &mut PgConnection, role: &str) -> Result<(), MigrateError> {
-    sqlx::query("SELECT set_config('portcullis.app_role', $1, true)")
-        .bind(role)
-        .persistent(false)
-        .execute(&mut *tx)
-        .await
-        .map_err(StoreError::during("name the application role"))?;
+async fn grant(
+    tx: &mut PgConnection,
+    app: Option<&str>,
+    archivist: Option<&str>,
+) -> Result<(), MigrateError> {
+    sqlx::query(
+        "SELECT set_config('portcullis.app_role', coalesce($1, ''), true),
+                set_config('portcullis.archivist_role', coalesce($2, ''), true)",
+    )
+    .bind(app)
+    .bind(archivist)
+    .persistent(false)
+    .execute(&mut *tx)
+    .await
+    .map_err(StoreError::during("name the roles"))?;
     sqlx::raw_sql(include_str!("../../migrations/grants.sql"))
         .execute(&mut *tx)
         .await
         .map_err(StoreError::during("grant to the application role"))?;
+    // A superuser may do anything whatever is granted; `health` says so.
+    let shared: bool = sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT
+               FROM pg_catalog.pg_roles app
+               JOIN pg_catalog.pg_class c ON c.oid = 'portcullis.entries'::regclass
+              CROSS JOIN LATERAL aclexplode(c.relacl) a
+              WHERE app.rolname = $1
+                AND NOT app.rolsuper
+                AND a.privilege_type = 'DELETE'
+                AND a.grantee <> c.relowner
+                AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'MEMBER')))",
+    )
+    .bind(app)
+    .persistent(false)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(StoreError::during("compare the roles"))?;
+    if shared {
+        return Err(MigrateError::SharedRole);
+    }
     Ok(())
 }
 
@@ -265,6 +308,11 @@ pub enum MigrateError {
         /// The step.
         name: &'static str,
     },
+    /// The application's role may remove entries, by itself or as a member of another role.
+    #[error(
+        "the application role may become the one that removes archived entries; give the archivist a role of its own, and revoke the membership"
+    )]
+    SharedRole,
     /// The schema does not serve this program.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -281,7 +329,7 @@ impl MigrateError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::ForeignSchema | Self::Changed { .. } => ErrorKind::Misuse,
+            Self::ForeignSchema | Self::Changed { .. } | Self::SharedRole => ErrorKind::Misuse,
             Self::Schema(error) => error.kind(),
             Self::Database(error) => error.kind(),
             Self::Store(error) => error.kind(),

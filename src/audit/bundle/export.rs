@@ -14,7 +14,7 @@ use super::sink::Sink;
 use super::text::{Base64, Moment};
 use super::tree::Tree;
 use super::{Export, Exported, keys};
-use crate::audit::checkpoint::stored;
+use crate::audit::checkpoint::read_stored;
 use crate::audit::kind::Kind;
 use crate::audit::model::AuditEvent;
 use crate::audit::store::bundle::{self as sql, KeptRow};
@@ -219,10 +219,10 @@ impl<W: Write + Send> Exporter<'_, W> {
             let tiles = self.tiles(&full_tiles(body.next, to, size)).await?;
             let chain_no = range.chain_no;
             let (sink, first) = (&mut self.sink, seqs.0 - body.next);
-            stored(&mut self.connection, store, chain_no, seqs, |entry| {
+            read_stored(&mut self.connection, store, chain_no, seqs, |entry| {
                 if body.failed.is_none() {
                     let place = (chain_no.cast_unsigned(), body.next + first);
-                    let taken = match &entry {
+                    let taken = match entry {
                         Some(entry) if entry.row.seq == place.1 => body.take(entry, &tiles, sink),
                         _ => Ok(false),
                     };

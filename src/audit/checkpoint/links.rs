@@ -87,25 +87,24 @@ pub(super) async fn read(
     store: &Store,
     chain_no: i32,
     links: &mut Links<'_>,
-    (from, to): (u64, u64),
+    range: (u64, u64),
     mut each: impl FnMut(Option<Link>),
 ) -> Result<(), StoreError> {
-    stored(connection, store, chain_no, (from, to), |stored| {
-        each(stored.and_then(|stored| links.take(&stored)));
+    read_stored(connection, store, chain_no, range, |stored| {
+        each(stored.and_then(|stored| links.take(stored)));
     })
     .await
 }
 
-/// Reads the entries of a chain from one to another, as they are stored; one that cannot be read
-/// is `None`.
-pub(in crate::audit) async fn stored(
+/// Reads the entries of a chain from one to another, as they are stored.
+pub(in crate::audit) async fn read_stored(
     connection: &mut PgConnection,
     store: &Store,
     chain_no: i32,
     (from, to): (u64, u64),
-    mut each: impl FnMut(Option<Stored<'_>>),
+    mut each: impl FnMut(Option<&Stored<'_>>),
 ) -> Result<(), StoreError> {
-    const OPERATION: &str = "read the audit trail under its checkpoints";
+    const OPERATION: &str = "read the audit trail for a checkpoint";
     let during = StoreError::during(OPERATION);
     let tenant: &TenantId = store.tenant();
     // Inside of the caller's transaction this is a savepoint.
@@ -119,7 +118,7 @@ pub(in crate::audit) async fn stored(
     sql::copy_range(&mut transaction, store.deadline(), |message| {
         decoder
             .feed(message, |raw| {
-                each(Stored::decode(tenant.as_str(), raw).ok());
+                each(Stored::decode(tenant.as_str(), raw).ok().as_ref());
             })
             .map_err(|_| StoreError::malformed(OPERATION))
     })

@@ -40,7 +40,7 @@ mod prove;
 #[cfg(all(test, feature = "embedded"))]
 mod tests;
 
-pub(in crate::audit) use self::links::{leaf, stored};
+pub(in crate::audit) use self::links::{leaf, read_stored};
 pub use self::maker::CheckpointEvery;
 pub(crate) use self::maker::Maker;
 pub use self::prove::{ConsistencyProof, EventProof};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{links, sql};
-use crate::audit::store::read;
+use super::sql;
+use crate::audit::store::{archive, read};
 use crate::audit::{Audit, AuditError};
 use crate::canon::Fields;
 use crate::ids::EventId;
@@ -89,6 +89,8 @@ impl Audit {
     /// # Errors
     ///
     /// * [`AuditError::NoCheckpoint`] if the event is not on record, or under no checkpoint yet.
+    /// * [`AuditError::Archived`] if it is not in the trail, and an archive has entries of its time:
+    ///   prove it with the file, by [`Retention::prove`](crate::audit::retention::Retention::prove).
     /// * [`AuditError::Tampered`] if the entry is not the one that was checkpointed.
     /// * [`AuditError::Tree`] if the stored tree is not whole.
     /// * [`AuditError::Store`] if the database did not answer.
@@ -99,27 +101,43 @@ impl Audit {
     pub async fn prove(&self, id: EventId) -> Result<EventProof, AuditError> {
         let store = self.store();
         let malformed = || StoreError::malformed("prove an entry");
-        let fetched = read::fetch_entry(store, id, false)
-            .await?
-            .ok_or(AuditError::NoCheckpoint)?;
+        let Some(fetched) = read::fetch_entry(store, id, false).await? else {
+            return Err(match archive::fetch_archive_of(store, id).await? {
+                Some(archive) => AuditError::Archived {
+                    file: archive.file_name,
+                },
+                None => AuditError::NoCheckpoint,
+            });
+        };
         let stored = fetched.stored(store.tenant()).map_err(|_| malformed())?;
         let stored = stored.map_err(|_| malformed())?;
         let (chain_no, seq) = (stored.row.chain_no, stored.row.seq);
-        let tampered = AuditError::Tampered { chain_no, seq };
-        let mac = stored.mac.ok_or_else(|| tampered.clone())?;
-        let range = sql::fetch_range_of(store, chain_no, seq).await?;
+        let mac = stored.mac.ok_or(AuditError::Tampered { chain_no, seq })?;
+        let mut encoded = Fields::default();
+        stored.row.encode(&mut encoded);
+        let content = [encoded.as_bytes(), mac].concat();
+        self.prove_content(chain_no, seq, content).await
+    }
+
+    /// Proves that `content` is the leaf of the entry at a place, wherever the entry itself is.
+    pub(in crate::audit) async fn prove_content(
+        &self,
+        chain_no: u32,
+        seq: u64,
+        content: Vec<u8>,
+    ) -> Result<EventProof, AuditError> {
+        let range = sql::fetch_range_of(self.store(), chain_no, seq).await?;
         let range = range.ok_or(AuditError::NoCheckpoint)?;
         let index = range.first_leaf.saturating_add(seq - range.from_seq);
         let (checkpoint, note) = self.newest().await?;
         let (size, root) = (checkpoint.size(), checkpoint.root());
         let hashes = self.fold(&Plan::inclusion(index, size)?, size).await?;
-        let mut encoded = Fields::default();
-        stored.row.encode(&mut encoded);
-        let leaf = links::leaf(&encoded, mac);
+        let leaf = TreeHash::of_leaf(&content);
         // Never hand out a proof that does not hold.
-        verify_inclusion(index, size, &leaf, &hashes, &root).map_err(|_| tampered)?;
+        verify_inclusion(index, size, &leaf, &hashes, &root)
+            .map_err(|_| AuditError::Tampered { chain_no, seq })?;
         Ok(EventProof {
-            content: [encoded.as_bytes(), mac].concat(),
+            content,
             proof: LogProof::new(index, hashes, Note::parse(&note)?)?,
         })
     }

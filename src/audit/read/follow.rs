@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::query::Query;
+use crate::audit::store::archive::list_marked_in;
 use crate::audit::store::read as sql;
 use crate::audit::{Audit, AuditError, Entry};
 use crate::error::ErrorKind;
@@ -201,14 +202,22 @@ impl Follow {
         let audit = &self.audit;
         let rows =
             sql::list_chain(audit.store(), chain_no, after, to, audit.checks_reads()).await?;
-        let mut entries = audit.entries(&rows)?.into_iter();
+        let entries = audit.entries(&rows)?;
+        let whole = i64::try_from(entries.len()) == Ok(to - after);
+        let archived = if whole {
+            Vec::new()
+        } else {
+            list_marked_in(audit.store(), chain_no, (after + 1, to)).await?
+        };
+        let mut entries = entries.into_iter().peekable();
         // Nothing is waited for from here on: what is read and where that leaves us go together.
         for seq in after + 1..=to {
-            let entry = entries
-                .next()
-                .filter(|entry| i64::try_from(entry.seq) == Ok(seq))
-                .ok_or(tampered(chain_no, seq))?;
-            let entry = Some(entry).filter(|entry| self.query.matches(entry));
+            let entry = entries.next_if(|entry| i64::try_from(entry.seq) == Ok(seq));
+            let gone = |(from, last): &(i64, i64)| *from <= seq && seq < *last;
+            if entry.is_none() && !archived.iter().any(gone) {
+                return Err(tampered(chain_no, seq));
+            }
+            let entry = entry.filter(|entry| self.query.matches(entry));
             self.waiting.push_back(Step {
                 chain_no,
                 seq,

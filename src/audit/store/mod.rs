@@ -2,6 +2,7 @@
 
 pub(super) mod anchor;
 pub(super) mod append;
+pub(super) mod archive;
 pub(super) mod bundle;
 pub(super) mod chain;
 pub(super) mod checkpoint;
@@ -14,6 +15,7 @@ pub(super) mod lineage;
 pub(super) mod lookup;
 pub(super) mod outbox;
 pub(super) mod read;
+pub(super) mod retention;
 #[cfg(all(test, feature = "embedded"))]
 mod tests;
 pub(super) mod tree;

@@ -63,18 +63,23 @@ pub(in crate::audit) struct PageOf<'q> {
     pub(in crate::audit) with_previous: bool,
 }
 
-/// The MAC that is stored before an entry, where `$of` asks for it.
+/// The MAC that is stored before an entry, where `$of` asks for it; also where that is archived.
 macro_rules! previous {
     ($of:literal) => {
         concat!(
             "CASE WHEN ",
             $of,
-            " THEN
+            " THEN coalesce(
                  (SELECT p.mac
                     FROM portcullis.entries p
                    WHERE p.tenant_id = e.tenant_id
                      AND p.chain_no = e.chain_no
-                     AND p.seq = e.seq - 1)
+                     AND p.seq = e.seq - 1),
+                 (SELECT l.previous_mac
+                    FROM portcullis.archive_links l
+                   WHERE l.tenant_id = e.tenant_id
+                     AND l.chain_no = e.chain_no
+                     AND l.seq = e.seq))
              END"
         )
     };

@@ -93,6 +93,11 @@ pub struct ChainReport {
     pub entries: u64,
     /// How many of them are proved.
     pub proved: u64,
+    /// How many more are in archives: removed by a role that may, on record in the trail, under a
+    /// checkpoint. They are not read here; [`Retention::verify_archive`] reads them.
+    ///
+    /// [`Retention::verify_archive`]: crate::audit::retention::Retention::verify_archive
+    pub archived: u64,
     /// What stands behind which entries, in their order. An entry that is missing is in none.
     pub ranges: Vec<AssuredRange>,
     /// The keys that proved entries, and how many each.
@@ -125,6 +130,7 @@ impl ChainReport {
             to,
             entries: 0,
             proved: 0,
+            archived: 0,
             ranges: Vec::new(),
             keys: Vec::new(),
             head,

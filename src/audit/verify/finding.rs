@@ -166,7 +166,7 @@ impl Findings {
         }
     }
 
-    pub(super) const fn total(&self) -> u64 {
+    pub(in crate::audit) const fn total(&self) -> u64 {
         self.total
     }
 

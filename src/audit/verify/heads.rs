@@ -6,6 +6,7 @@ use super::assurance::ChainReport;
 use super::finding::{Finding, FindingClass, Findings};
 use super::seq_of_sql;
 use crate::audit::identity::{AgentKeyId, Registry, SignedHead};
+use crate::audit::retention::{Gap, Purged};
 use crate::audit::store::heads::{PAGE, fetch_first_since, list_heads};
 use crate::ids::TenantId;
 use crate::store::StoreError;
@@ -18,7 +19,7 @@ use crate::time::Timestamp;
 pub(super) async fn check(
     connection: &mut PgConnection,
     tenant: &TenantId,
-    registry: &Registry,
+    (registry, purged): (&Registry, &Purged),
     report: &mut ChainReport,
     findings: &mut Findings,
 ) -> Result<(), StoreError> {
@@ -35,6 +36,7 @@ pub(super) async fn check(
             after = row.seq;
             let seq = row.seq.max(0).cast_unsigned();
             let fault = match &row.last {
+                None if purged.gap(chain_no, seq, seq) == Gap::Archived => continue,
                 None => Some("the signed head's last entry is not there"),
                 Some((mac, recorded)) => {
                     let head = SignedHead {

@@ -78,6 +78,7 @@ use self::reader::{OPERATION, Reader, Survey};
 use self::tree::{Kept, Trees};
 use super::identity::Registry;
 use super::read::is_sound;
+use super::retention::Purged;
 use super::rotate::Marker;
 use super::store::identity::list_key_entries;
 use super::store::verify::ChainRow;
@@ -128,22 +129,55 @@ impl Audit {
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Verification, AuditError> {
         let what = what.into();
-        let mut kept = self.what_was_kept(&what)?;
+        let kept = self.what_was_kept(&what)?;
+        let keys = Keyring::new(self.keys(), self.store().tenant());
+        loop {
+            let (purged, marked) = Purged::load(self, &keys).await?;
+            let verified = self
+                .verify_once(&what, kept.clone(), (&keys, &purged, marked), &mut progress)
+                .await?;
+            if verified.is_clean() {
+                return Ok(verified);
+            }
+            // What is archived meanwhile is not missing: look again, knowing of it.
+            if purged.is_outdated(self).await? {
+                continue;
+            }
+            if verified.finding_count() > 0 {
+                tracing::error!(
+                    findings = verified.finding_count(),
+                    "the audit trail is not as it was written"
+                );
+            }
+            return Ok(verified);
+        }
+    }
+
+    async fn verify_once(
+        &self,
+        what: &Verify,
+        mut kept: Vec<Kept>,
+        (keys, purged, marked): (&Keyring, &Purged, Vec<Finding>),
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<Verification, AuditError> {
         let mut outside = match &what.log {
             Some(log) => Outside::ask(self, log).await?,
             None => Outside::default(),
         };
         kept.extend(outside.take_notes());
-        let keys = Keyring::new(self.keys(), self.store().tenant());
         let mut findings = Findings::default();
         let mut reader = Reader::open(self.store()).await?;
         let survey = reader.survey(&what.scope, what.log.is_some(), &mut findings);
         let survey = survey.await?;
+        if what.scope == Scope::All {
+            marked.into_iter().for_each(|marked| findings.push(marked));
+        }
         // After the heads: what was signed before them is signed by a key of before them.
-        let (registry, doubtful) = self.registry(&keys).await?;
+        let (registry, doubtful) = self.registry(keys).await?;
         let parts = survey.parts.iter().map(|(no, part, _)| (*no, *part));
-        let mut pass = Pass::new(reader, &keys, &registry, parts, findings);
-        let mut trees = what.log.as_ref().map(|log| Trees::new(log, kept));
+        let known = (&registry, purged);
+        let mut pass = Pass::new(reader, keys, known, parts, findings);
+        let mut trees = what.log.as_ref().map(|log| Trees::new(log, purged, kept));
         let mut earlier = None;
         if let (Some(trees), Some(extent)) = (&mut trees, &survey.extent) {
             if let (Some(log), Some(token)) = (&what.log, &what.resume) {
@@ -154,7 +188,7 @@ impl Audit {
         }
         pass.rest(&mut progress).await?;
         let outages = pass.journals.open();
-        let mut limits: Vec<String> = limits(&what, trees.as_ref(), earlier.is_some());
+        let mut limits: Vec<String> = limits(what, trees.as_ref(), earlier.is_some());
         if what.scope == Scope::All {
             let held = survey.parts.iter().filter(|(_, _, held)| *held);
             let held: Vec<i32> = held.map(|(no, ..)| *no).collect();
@@ -201,12 +235,6 @@ impl Audit {
             let rotations = verification.rotations();
             let token = resume::write(self.keys_of_tenant(), note, rotations, &outages);
             verification.set_token(token);
-        }
-        if verification.finding_count() > 0 {
-            tracing::error!(
-                findings = verification.finding_count(),
-                "the audit trail is not as it was written"
-            );
         }
         Ok(verification)
     }

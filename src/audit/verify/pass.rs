@@ -19,6 +19,7 @@ use super::{assurance::ChainReport, seq_of_sql};
 use crate::audit::AuditError;
 use crate::audit::checkpoint::leaf;
 use crate::audit::identity::Registry;
+use crate::audit::retention::Purged;
 use crate::audit::store::checkpoint::RangeRow;
 use crate::audit::store::tree::{self as sql, Extent};
 use crate::canon::Fields;
@@ -50,6 +51,7 @@ pub(super) struct Pass<'k> {
     pub(super) reader: Reader,
     keys: &'k Keyring,
     registry: &'k Registry,
+    purged: &'k Purged,
     chains: BTreeMap<i32, Chain<'k>>,
     pub(super) journals: Journals,
     pub(super) findings: Findings,
@@ -60,12 +62,12 @@ impl<'k> Pass<'k> {
     pub(super) fn new(
         reader: Reader,
         keys: &'k Keyring,
-        registry: &'k Registry,
+        (registry, purged): (&'k Registry, &'k Purged),
         parts: impl IntoIterator<Item = (i32, Part)>,
         findings: Findings,
     ) -> Self {
         let chain = |part: Part| Chain {
-            walk: Walk::new(keys, part).signed(registry),
+            walk: Walk::new(keys, part).signed(registry).past(purged),
             part,
             after: if part.from == 1 {
                 // From the very first, so that what stands before it shows.
@@ -79,6 +81,7 @@ impl<'k> Pass<'k> {
             reader,
             keys,
             registry,
+            purged,
             chains: parts.map(|(no, part)| (no, chain(part))).collect(),
             journals: Journals::default(),
             findings,
@@ -96,14 +99,16 @@ impl<'k> Pass<'k> {
             return Ok(None);
         };
         let (mut ends, mut encoded) = (Vec::new(), Fields::default());
-        let (keys, registry) = (self.keys, self.registry);
+        let (keys, registry, purged) = (self.keys, self.registry, self.purged);
         let place = (seq_of_sql(seq).saturating_sub(1), seq);
         let reading = self.reader.read(chain_no, place, |entry| {
             let entry = entry.ok().and_then(|stored| Some((stored, stored.mac?)));
             ends.push(entry.map(|(stored, mac)| {
                 stored.row.encode(&mut encoded);
                 End {
-                    walk: Walk::resume(keys, part, stored).signed(registry),
+                    walk: Walk::resume(keys, part, stored)
+                        .signed(registry)
+                        .past(purged),
                     leaf: leaf(&encoded, mac),
                     recorded_us: stored.row.recorded_us,
                 }
@@ -202,7 +207,7 @@ impl<'k> Pass<'k> {
         heads::check(
             connection,
             tenant,
-            self.registry,
+            (self.registry, self.purged),
             report,
             &mut self.findings,
         )
@@ -440,7 +445,7 @@ impl<'k> Pass<'k> {
     ) -> Result<Vec<String>, StoreError> {
         let journals = std::mem::take(&mut self.journals);
         journals
-            .finish(&mut self.reader, held, &mut self.findings)
+            .finish(&mut self.reader, held, self.purged, &mut self.findings)
             .await
     }
 }

@@ -138,6 +138,12 @@ impl Verification {
         self.chains.iter().map(|chain| chain.entries).sum()
     }
 
+    /// How many entries are in archives and not in the trail any more. They are not proved here.
+    #[must_use]
+    pub fn archived(&self) -> u64 {
+        self.chains.iter().map(|chain| chain.archived).sum()
+    }
+
     /// How many entries are proved by a key, and contradicted by no checkpoint.
     #[must_use]
     pub fn proved(&self) -> u64 {
@@ -340,6 +346,13 @@ impl fmt::Display for Verification {
                     "chain {chain}: {heads} heads signed by process key {key}"
                 )?;
             }
+        }
+        if self.archived() > 0 {
+            let archived = self.archived();
+            writeln!(
+                f,
+                "not proved: {archived} entries that are archived; a checkpoint covers them, verify their files"
+            )?;
         }
         for key in self.compromised_keys() {
             writeln!(f, "not proved: {key}")?;

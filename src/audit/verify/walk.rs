@@ -25,6 +25,7 @@ use super::window::{self, Window};
 use crate::audit::identity::{Registry, Wrong};
 use crate::audit::keys::Tag;
 use crate::audit::kind::{AppKind, Kind};
+use crate::audit::retention::{Gap, Purged};
 use crate::audit::row::{self, GENESIS, Row};
 use crate::audit::stored::{Stored, Torn};
 use crate::canon::Fields;
@@ -107,6 +108,8 @@ pub(super) struct Walk<'k> {
     keys: &'k Keyring,
     /// `None` where signatures are not looked at.
     registry: Option<&'k Registry>,
+    /// What was archived; `None` where nothing was.
+    purged: Option<&'k Purged>,
     part: Part,
     report: ChainReport,
     before: Before,
@@ -136,6 +139,7 @@ impl<'k> Walk<'k> {
         Self {
             keys,
             registry: None,
+            purged: None,
             part,
             report: ChainReport::new(part.chain_no, part.from, part.to, head),
             before,
@@ -170,6 +174,12 @@ impl<'k> Walk<'k> {
     /// Also checks the agents' signatures, by the keys that are on record.
     pub(super) const fn signed(mut self, registry: &'k Registry) -> Self {
         self.registry = Some(registry);
+        self
+    }
+
+    /// Also goes on past what was archived.
+    pub(super) const fn past(mut self, purged: &'k Purged) -> Self {
+        self.purged = Some(purged);
         self
     }
 
@@ -304,13 +314,36 @@ impl<'k> Walk<'k> {
         if last >= to {
             return;
         }
+        let gap = self.gap(last + 1, to);
+        if gap == Gap::Archived {
+            return;
+        }
         let finding = if self.part.max_seq > to {
-            self.finding(FindingClass::Gap, last + 1, to, "entries are missing")
+            self.finding(FindingClass::Gap, last + 1, to, missing(gap))
         } else {
             let detail = "entries at the end are missing; the head says that they were there";
             self.finding(FindingClass::Truncated, last + 1, to, detail)
         };
         findings.push(finding);
+    }
+
+    /// What is known of entries that are not there; those that are archived are counted.
+    fn gap(&mut self, from: u64, through: u64) -> Gap {
+        let chain_no = self.part.chain_no.cast_signed();
+        let gap = match self.purged {
+            Some(purged) if from <= through => purged.gap(chain_no, from, through),
+            _ => Gap::Missing,
+        };
+        if gap == Gap::Archived {
+            let asked = from.max(self.part.from)..=through;
+            self.report.archived += (asked.end() + 1).saturating_sub(*asked.start());
+        }
+        gap
+    }
+
+    /// The MAC that is kept of the archived entry before this one.
+    fn kept_before(&self, seq: u64) -> Option<Tag> {
+        self.purged?.link(self.part.chain_no.cast_signed(), seq)
     }
 
     /// Comes to the place `seq`: counts it, and reports what is missing before it.
@@ -334,12 +367,15 @@ impl<'k> Walk<'k> {
                 Some(head) => (seq - 1).min(head),
                 None => seq - 1,
             };
+            let gap = self.gap(self.next, through);
             // A predecessor that is missing is the range's business too.
-            if through >= self.next && through + 1 >= self.part.from {
-                let detail = "entries are missing";
+            if gap != Gap::Archived && through >= self.next && through + 1 >= self.part.from {
+                let detail = missing(gap);
                 findings.push(self.finding(FindingClass::Gap, self.next, through, detail));
             }
-            self.before = Before::Unknown;
+            self.before = self
+                .kept_before(seq)
+                .map_or(Before::Unknown, Before::Proved);
         }
         self.fork = self.before;
         self.next = seq.saturating_add(1);
@@ -454,6 +490,16 @@ impl<'k> Walk<'k> {
         detail: &'static str,
     ) -> Finding {
         Finding::new(class, self.part.chain_no, (seq, through), detail)
+    }
+}
+
+/// How a gap is said that is not excused.
+const fn missing(gap: Gap) -> &'static str {
+    match gap {
+        Gap::Unrecorded => {
+            "entries are missing; they are marked as archived, and no entry of the trail says so"
+        }
+        Gap::Archived | Gap::Missing => "entries are missing",
     }
 }
 

@@ -11,6 +11,7 @@
 )]
 
 mod anchors;
+mod anchors_http;
 mod audit_append;
 mod audit_faults;
 mod audit_processes;

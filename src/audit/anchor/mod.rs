@@ -3,7 +3,7 @@
 //! Whoever can write the database can put an old copy of it back, checkpoints included, and no key
 //! is needed for that. Against it stands only what was kept elsewhere. An [`Anchor`] is such a
 //! place: a directory on another machine's disk ([`FileAnchor`]), a program of the operator's
-//! (`CommandAnchor`), a witness, a timestamp authority. Several may be active, and should be.
+//! ([`CommandAnchor`]), a witness, a timestamp authority. Several may be active, and should be.
 //!
 //! The signer asks every anchor first, and signs nothing that does not go on from what each of them
 //! holds; then it publishes what it signed. A verification asks them, too: an anchor that holds
@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod command;
 mod error;
 mod file;
 mod judge;
@@ -54,6 +55,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use self::command::CommandAnchor;
 pub use self::error::AnchorError;
 pub use self::file::FileAnchor;
 pub(super) use self::judge::Signed;

@@ -1,10 +1,12 @@
 //! What the tests share.
 
+pub(crate) mod http;
 pub(crate) mod journal;
 pub(crate) mod openai_gate;
 pub(crate) mod openai_server;
 pub(crate) mod proxy;
 pub(crate) mod trail;
+pub(crate) mod witness;
 
 use portcullis::ConnectError;
 use portcullis::audit::AuditKeys;

@@ -385,7 +385,7 @@ fn every_command_shows_an_example() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| *name != "help")
         .collect();
-    assert_eq!(commands.len(), 8, "{help}");
+    assert_eq!(commands.len(), 9, "{help}");
     for command in commands {
         let help = text(&bare(&[command, "--help"]).output().unwrap().stdout);
         let example = format!("\n  portcullis {command}");
@@ -397,4 +397,101 @@ fn scratch() -> PathBuf {
     let path = std::env::temp_dir().join(format!("portcullis-cli-{}", uuid::Uuid::now_v7()));
     fs::create_dir(&path).unwrap();
     path
+}
+
+#[tokio::test]
+async fn anchors_are_given_what_was_signed_and_consulted_by_every_command() {
+    let trail = Trail::written().await;
+    let directory = scratch();
+    let key = directory.join("log.key");
+    let seed = "3b8d0f2a4c6e9175d3b1f0e8c6a4829760f4d2b0a8e6c49517263544a1b2c3d9";
+    fs::write(&key, seed).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let source = format!("file:{}", key.display());
+    let log = [
+        "--origin",
+        "audit.example/cli",
+        "--log-key",
+        source.as_str(),
+    ];
+    let vault = format!("vault=file:{}", directory.join("vault").display());
+    let run = |arguments: &[&str]| portcullis(&trail.test, arguments);
+    let made = run(&[&["checkpoint"], &log[..]].concat());
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let public = bare(&[&["log-key"], &log[..]].concat()).output().unwrap();
+    let public = text(&public.stdout).trim().to_owned();
+    let about = [
+        "--log",
+        public.as_str(),
+        "--anchor",
+        vault.as_str(),
+        "--json",
+    ];
+    let list = || json(&run(&[&["anchor", "--list"], &about[..]].concat()));
+    assert_eq!(list()["anchors"][0]["stands"], "behind");
+    let given = run(&[&["anchor"], &about[..]].concat());
+    assert_eq!(given.status.code(), Some(0), "{}", text(&given.stderr));
+    let size = json(&given)["anchors"][0]["size"].clone();
+    assert_eq!(list()["anchors"][0]["size"], size);
+    assert_eq!(list()["anchors"][0]["stands"], "in step");
+    // A checkpoint is given by itself, and a verification asks.
+    let anchored = [&["checkpoint", "--anchor", &vault, "--json"], &log[..]].concat();
+    let next = json(&run(&anchored));
+    assert_eq!(next["anchors"][0]["size"], next["size"]);
+    let verified = run(&[&["verify"], &about[..]].concat());
+    assert_eq!(
+        verified.status.code(),
+        Some(0),
+        "{}",
+        text(&verified.stdout)
+    );
+    assert_eq!(json(&verified)["anchors"][0]["standing"], "in_step");
+
+    // Everything is gone.
+    let other = Trail::empty().await;
+    let elsewhere = |arguments: &[&str]| portcullis(&other.test, arguments);
+    let refused = elsewhere(&anchored);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("`vault` holds a checkpoint"),
+        "{refused:?}"
+    );
+    let found = elsewhere(&[&["verify"], &about[..]].concat());
+    assert_eq!(found.status.code(), Some(1), "{}", text(&found.stdout));
+    assert_eq!(json(&found)["anchors"][0]["standing"], "contradicts");
+    let found = elsewhere(&[&["anchor", "--list"], &about[..]].concat());
+    assert_eq!(found.status.code(), Some(1), "{}", text(&found.stdout));
+    // From the configuration file, and an anchor that cannot be reached.
+    let config = directory.join("portcullis.toml");
+    let key = directory.join("w1.vkey");
+    let witness = portcullis::tlog::WitnessKey::new("w.example/w1", &Secret::generate().unwrap());
+    fs::write(&key, witness.unwrap().verifier().to_string()).unwrap();
+    let named = format!(
+        "anchors = [\"{vault}\", \"witness:http://127.0.0.1:1#{}\"]\n",
+        key.display()
+    );
+    fs::write(&config, named).unwrap();
+    let config = config.to_str().unwrap();
+    let partly = run(&["anchor", "--config", config, "--log", &public]);
+    assert_eq!(partly.status.code(), Some(2), "{}", text(&partly.stdout));
+    assert!(
+        text(&partly.stdout).contains("witness:127.0.0.1:1  witness"),
+        "{}",
+        text(&partly.stdout)
+    );
+    for (place, word) in [
+        ("nowhere", "file:/DIRECTORY"),
+        ("file:here", "not absolute"),
+        ("witness:http://x", "takes a URL"),
+        ("tsa:http://x#/nowhere", "cannot be read"),
+    ] {
+        let refused = run(&["anchor", "--log", &public, "--anchor", place]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(
+            text(&refused.stderr).contains(word),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    fs::remove_dir_all(directory).unwrap();
 }

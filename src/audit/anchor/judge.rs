@@ -16,6 +16,8 @@ pub(in crate::audit) struct Signed {
 pub(super) enum Stand {
     /// It holds a tree of this size, which is the beginning of ours; 0 if it holds none.
     Follows(u64),
+    /// It says that it holds a tree of this size, of which we signed one, and no more.
+    Told(u64),
     /// It could not be asked, or its answer is no good.
     Silent(AnchorError),
     /// It holds more than we have.
@@ -50,15 +52,21 @@ impl Audit {
         let Some(held) = held.filter(|held| held.size() > 0) else {
             return Ok(lost.unwrap_or(Stand::Follows(0)));
         };
-        let follows = match held.root() {
-            Some(root) if size == signed.size => root == signed.root,
-            Some(root) => {
-                let plan = Plan::consistency(size, signed.size)?;
-                let proof = self.fold(&plan, signed.size).await?;
-                verify_consistency(size, signed.size, &root, &signed.root, &proof).is_ok()
-            }
-            // It tells the size alone, and checks the rest when it is published to.
-            None => size == signed.size || self.signed_at(log, size).await?.is_some(),
+        let Some(root) = held.root() else {
+            let known = size == signed.size || self.signed_at(log, size).await?.is_some();
+            let told = if known {
+                Stand::Told(size)
+            } else {
+                Stand::Fork(size)
+            };
+            return Ok(lost.filter(|_| known).unwrap_or(told));
+        };
+        let follows = if size == signed.size {
+            root == signed.root
+        } else {
+            let plan = Plan::consistency(size, signed.size)?;
+            let proof = self.fold(&plan, signed.size).await?;
+            verify_consistency(size, signed.size, &root, &signed.root, &proof).is_ok()
         };
         Ok(if follows {
             lost.unwrap_or(Stand::Follows(size))

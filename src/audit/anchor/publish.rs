@@ -20,36 +20,47 @@ const LONGEST: usize = 1 << 20;
 impl Audit {
     /// Gives a checkpoint to the anchors at `places`, all at once.
     pub(super) async fn publish(&self, log: &LogVerifier, made: Noted<'_>, places: Vec<usize>) {
-        let (checkpoint, note) = made;
         let mut publishing = JoinSet::new();
         for place in places {
-            let Some(anchor) = self.anchors.list().get(place).map(Arc::clone) else {
-                continue;
-            };
-            let publication = Publication {
-                audit: self.clone(),
-                log: log.clone(),
-                checkpoint: checkpoint.clone(),
-                note: note.to_owned(),
-                previous: self.anchors.watch(place, |watch| watch.size).flatten(),
-            };
+            let (audit, log) = (self.clone(), log.clone());
+            let (checkpoint, note) = (made.0.clone(), made.1.to_owned());
             publishing.spawn(async move {
-                let kept = tokio::time::timeout(PATIENCE, anchor.publish(&publication)).await;
-                (place, kept.unwrap_or(Err(AnchorError::TimedOut)))
+                let kept = audit.give(&log, (&checkpoint, &note), place).await;
+                (place, kept)
             });
         }
         while let Some(done) = publishing.join_next().await {
             // One that panicked is asked again in the next round.
             let Ok((place, kept)) = done else { continue };
             match kept {
-                Ok(receipt) => self.remember(place, checkpoint, &receipt).await,
+                Ok(receipt) => self.remember(place, made.0, &receipt).await,
                 Err(error) => self.look_again(log, place, &error).await,
             }
         }
         self.look_for_missed().await;
     }
 
-    async fn remember(&self, place: usize, checkpoint: &Checkpoint, receipt: &Receipt) {
+    /// Gives a checkpoint to the anchor at `place`.
+    pub(super) async fn give(
+        &self,
+        log: &LogVerifier,
+        (checkpoint, note): Noted<'_>,
+        place: usize,
+    ) -> Result<Receipt, AnchorError> {
+        let anchor = self.anchors.list().get(place).map(Arc::clone);
+        let anchor = anchor.ok_or(AnchorError::Settings("there is no such anchor"))?;
+        let publication = Publication {
+            audit: self.clone(),
+            log: log.clone(),
+            checkpoint: checkpoint.clone(),
+            note: note.to_owned(),
+            previous: self.anchors.watch(place, |watch| watch.size).flatten(),
+        };
+        let kept = tokio::time::timeout(PATIENCE, anchor.publish(&publication)).await;
+        kept.unwrap_or(Err(AnchorError::TimedOut))
+    }
+
+    pub(super) async fn remember(&self, place: usize, checkpoint: &Checkpoint, receipt: &Receipt) {
         let Some(anchor) = self.anchors.list().get(place) else {
             return;
         };
@@ -97,7 +108,7 @@ impl Audit {
             let mut stands = self.stands(inquiry, signed, |other| other == place).await?;
             // A witness that says so has compared the trees itself.
             if let AnchorError::Mismatch { held } = error
-                && let Some((_, stand @ Stand::Follows(_))) = stands.first_mut()
+                && let Some((_, stand @ (Stand::Follows(_) | Stand::Told(_)))) = stands.first_mut()
                 && *held <= newest.size()
             {
                 *stand = Stand::Fork(*held);

@@ -25,6 +25,10 @@ impl Audit {
         if tellers == 0 {
             return Ok(());
         }
+        let signed_note = match note {
+            Some(note) => Some((Checkpoint::open(note, key.verifier())?, note)),
+            None => None,
+        };
         // Of an empty tree every tree is a continuation: to sign it commits to nothing.
         let note = match note {
             Some(note) => note.to_owned(),
@@ -36,7 +40,12 @@ impl Audit {
         let inquiry = Inquiry::new(key.verifier().clone(), Some(note));
         let stands = self.stands(inquiry, signed, |_| true).await?;
         let mut answered = 0;
-        for (place, stand) in stands {
+        for (place, mut stand) in stands {
+            if let (Stand::Told(_), Some(signed_note)) = (&stand, &signed_note) {
+                stand = self
+                    .have_it_compared(key.verifier(), signed_note, place)
+                    .await;
+            }
             answered += usize::from(matches!(stand, Stand::Follows(_)));
             self.take_down(place, &stand, signed).await?;
         }
@@ -44,6 +53,24 @@ impl Audit {
             return Err(AuditError::AnchorsSilent { anchors: tellers });
         }
         Ok(())
+    }
+
+    /// An anchor that tells a size alone is given what was signed last: it compares the trees.
+    async fn have_it_compared(
+        &self,
+        log: &LogVerifier,
+        (checkpoint, note): &(Checkpoint, &str),
+        place: usize,
+    ) -> Stand {
+        match self.give(log, (checkpoint, note), place).await {
+            Ok(receipt) => {
+                self.remember(place, checkpoint, &receipt).await;
+                Stand::Follows(checkpoint.size())
+            }
+            Err(AnchorError::Mismatch { held }) => Stand::Fork(held),
+            Err(AnchorError::Ahead { held }) => Stand::Ahead(held),
+            Err(error) => Stand::Silent(error),
+        }
     }
 
     /// What was published since the last checkpoint, as entries that stand before the next one.
@@ -152,7 +179,7 @@ impl Audit {
         let mut conflict = Ok(());
         for (place, stand) in self.stands(inquiry, signed, asked).await? {
             let noted = self.take_down(place, &stand, signed).await;
-            if !matches!(stand, Stand::Follows(held) if held < size) {
+            if !matches!(stand, Stand::Follows(held) | Stand::Told(held) if held < size) {
                 lagging.retain(|other| *other != place);
             }
             conflict = conflict.and(noted);
@@ -196,6 +223,10 @@ impl Audit {
         let (held, problem, error) = match stand {
             Stand::Follows(size) => {
                 self.anchors.watch(place, |watch| watch.saw(*size, now));
+                return Ok(());
+            }
+            Stand::Told(size) => {
+                self.anchors.watch(place, |watch| watch.told(*size, now));
                 return Ok(());
             }
             Stand::Silent(error) => {

@@ -62,6 +62,13 @@ impl Watch {
         self.pause = (0, 0);
     }
 
+    /// It answered with a size. That settles no contradiction.
+    pub(super) fn told(&mut self, size: u64, now: Timestamp) {
+        let conflict = self.conflict;
+        self.saw(size, now);
+        self.conflict = conflict;
+    }
+
     /// It did not; says whether that is new.
     pub(super) fn failed(&mut self, error: AnchorError, now: Timestamp) -> bool {
         let is_new = self.error.is_none();

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, FindingClass, Findings};
 use super::tree::{Kept, Trees};
-use crate::audit::anchor::{AnchorReport, Held, KeptAt, Standing};
+use crate::audit::anchor::{AnchorError, AnchorReport, Held, KeptAt, Standing};
 use crate::audit::store::anchor::fetch_first_missed;
 use crate::audit::store::checkpoint::fetch_checkpoint;
 use crate::audit::{Audit, AuditError};
@@ -16,6 +16,8 @@ pub(super) struct Outside {
     notes: Vec<Kept>,
     /// The anchors that told no more than a size, by their place, and that size.
     sizes: Vec<(usize, u64)>,
+    /// Those that compared the trees themselves, and found another of this size.
+    refused: Vec<(usize, u64)>,
 }
 
 impl Outside {
@@ -24,6 +26,9 @@ impl Outside {
         let mut outside = Self::default();
         for (place, kept) in audit.kept(log).await?.iter().enumerate() {
             outside.reports.push(AnchorReport::of(kept));
+            if let Err(AnchorError::Mismatch { held }) = kept.found() {
+                outside.refused.push((place, *held));
+            }
             if let Some(held) = kept.held().filter(|held| held.size() > 0) {
                 outside.take(place, kept, held, log)?;
             }
@@ -70,11 +75,18 @@ impl Outside {
                 contradict(report, finding.clone());
             }
         }
+        let mut unfits = Vec::new();
+        for (place, held) in std::mem::take(&mut self.refused) {
+            let detail = "an anchor holds another tree of this size";
+            let finding = Finding::new(FindingClass::Fork, 0, (held, held), detail);
+            unfits.push((place, finding));
+        }
         for (place, held) in std::mem::take(&mut self.sizes) {
-            let Some(report) = self.reports.get_mut(place) else {
-                continue;
-            };
-            if let Some(mut finding) = unfit(audit, log, held, size).await? {
+            let finding = unfit(audit, log, held, size).await?;
+            unfits.extend(finding.map(|finding| (place, finding)));
+        }
+        for (place, mut finding) in unfits {
+            if let Some(report) = self.reports.get_mut(place) {
                 finding.anchor = Some(report.anchor.clone());
                 findings.push(finding.clone());
                 contradict(report, finding);

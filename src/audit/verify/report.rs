@@ -261,6 +261,30 @@ impl Verification {
         self.chains.iter().filter_map(of).collect()
     }
 
+    /// What of this trail is not proved and is no finding, in sentences for the report: entries that
+    /// are archived, late signatures, and what no signed head covers.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let archived = self.archived();
+        if archived > 0 {
+            doubts.push(format!(
+                "{archived} entries that are archived; a checkpoint covers them, verify their files"
+            ));
+        }
+        for (chain, from, to) in self.late_signatures() {
+            doubts.push(format!(
+                "that entries {from}..{to} of chain {chain} were signed before their agent's key was revoked: they came later, by way of a journal or a transaction"
+            ));
+        }
+        for (chain, from, to) in self.unsigned_tails() {
+            doubts.push(format!(
+                "that entries {from}..{to} of chain {chain} are a process's: no signed head covers them"
+            ));
+        }
+        doubts
+    }
+
     /// The rotations that both keys attest, of each chain.
     pub(super) fn rotations(&self) -> impl Iterator<Item = &Marker> {
         let seen = self.chains.iter().flat_map(|chain| &chain.rotations);
@@ -347,27 +371,11 @@ impl fmt::Display for Verification {
                 )?;
             }
         }
-        if self.archived() > 0 {
-            let archived = self.archived();
-            writeln!(
-                f,
-                "not proved: {archived} entries that are archived; a checkpoint covers them, verify their files"
-            )?;
-        }
         for key in self.compromised_keys() {
             writeln!(f, "not proved: {key}")?;
         }
-        for (chain, from, to) in self.late_signatures() {
-            writeln!(
-                f,
-                "not proved: that entries {from}..{to} of chain {chain} were signed before their agent's key was revoked: they came later, by way of a journal or a transaction"
-            )?;
-        }
-        for (chain, from, to) in self.unsigned_tails() {
-            writeln!(
-                f,
-                "not proved: that entries {from}..{to} of chain {chain} are a process's: no signed head covers them"
-            )?;
+        for doubt in self.doubts() {
+            writeln!(f, "not proved: {doubt}")?;
         }
         for anchor in &self.anchors {
             writeln!(f, "{anchor}")?;

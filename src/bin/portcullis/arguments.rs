@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::anchor::Publish;
 use crate::bundle::VerifyBundle;
 use crate::checkpoint::{Checkpoint, LogKeyText};
 use crate::drain::Drain;
@@ -19,6 +20,7 @@ Settings are taken from the flag, else from the environment, else from the confi
   tenant     --tenant       PORTCULLIS_TENANT                       tenant = \"default\"
   secret     -              PORTCULLIS_AUDIT_SECRET                 audit_secret = \"...\"
   keys       --audit-keys   PORTCULLIS_AUDIT_KEYS                   audit_keys = \"1=file:/etc/audit-1.key,2=env:AUDIT_2\"
+  anchors    --anchor       -                                       anchors = [\"file:/mnt/worm\"]
 The configuration file is --config, else PORTCULLIS_CONFIG, else ./portcullis.toml if it is there.
 One that holds a secret or a password must be readable by its owner only (chmod 600).
 
@@ -55,6 +57,7 @@ pub(crate) enum Command {
     Drain(Drain),
     RotateKey(RotateKey),
     Checkpoint(Checkpoint),
+    Anchor(Publish),
     LogKey(LogKeyText),
     Prove(Prove),
     CheckProof(CheckProof),

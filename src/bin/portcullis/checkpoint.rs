@@ -6,6 +6,7 @@ use portcullis::tlog::LogKey;
 use serde_json::json;
 
 use crate::Answer;
+use crate::anchor::{Anchored, complaints, documents};
 use crate::fault::Fault;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -38,10 +39,15 @@ impl Log {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
-  portcullis checkpoint --origin audit.example/acme --log-key file:/etc/portcullis/log.key > acme.checkpoint")]
+  portcullis checkpoint --origin audit.example/acme --log-key file:/etc/portcullis/log.key > acme.checkpoint
+  portcullis checkpoint --origin audit.example/acme --log-key env:LOG_KEY --anchor file:/mnt/worm/portcullis
+
+Nothing is signed that does not go on from what each anchor holds, and nothing if none of them answers.")]
 pub(crate) struct Checkpoint {
     #[command(flatten)]
     log: Log,
+    #[command(flatten)]
+    anchored: Anchored,
 }
 
 /// Print the public text of a log's key, which is all that a verifier needs.
@@ -60,18 +66,21 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<Answer, Fault> {
     let key = what.log.key()?;
-    let audit = settings.audit().await?;
+    let audit = what.anchored.to(settings.audit().await?, settings)?;
     let made = audit
         .checkpoint(&key)
         .await
         .map_err(Fault::during("make a checkpoint"));
+    let anchors = audit.anchor_health();
     audit.shutdown().await;
+    output.warn(&complaints(&anchors));
     let made = made?;
     let document = json!({
         "origin": key.origin(),
         "size": made.size(),
         "root": made.root().to_string(),
         "note": made.note(),
+        "anchors": documents(&anchors),
     });
     output.answer(&document, made.note())?;
     Ok(Answer::Clean)

@@ -4,6 +4,7 @@
 //! output; progress and warnings go to standard error. The exit code is 0 when all is well, 1 when
 //! something was found, 2 when the command could not do its work.
 
+mod anchor;
 mod arguments;
 mod bundle;
 mod checkpoint;
@@ -75,6 +76,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Answer, Fault> {
         Command::Drain(what) => drain::run(&settings, &what, output).await,
         Command::RotateKey(what) => rotate::run(&settings, &what, output).await,
         Command::Checkpoint(what) => checkpoint::run(&settings, &what, output).await,
+        Command::Anchor(what) => anchor::run(&settings, &what, output).await,
         Command::LogKey(what) => checkpoint::show_key(&what, output),
         Command::Prove(what) => prove::run(&settings, &what, output).await,
         Command::CheckProof(what) => prove::check(&what, output),

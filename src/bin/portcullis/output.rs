@@ -62,6 +62,13 @@ impl Output {
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
 
+    /// Says what should be looked at and stops nothing.
+    #[expect(clippy::unused_self, reason = "where answers go is decided here")]
+    pub(crate) fn warn(self, text: &str) {
+        // There is nobody left to tell if this fails.
+        let _ = write!(io::stderr(), "{text}");
+    }
+
     /// Says why the command could not do its work.
     pub(crate) fn fault(self, fault: &Fault) {
         // There is nobody left to tell if this fails.

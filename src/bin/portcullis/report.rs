@@ -1,10 +1,12 @@
 //! The report of a verification, as a table and as a document.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use portcullis::audit::{Assurance, Verdict, Verification};
 use serde_json::{Value, json};
 
+use crate::anchor::reports;
 use crate::output::{Output, Tone, table};
 
 /// For people.
@@ -47,8 +49,18 @@ pub(crate) fn text(output: Output, report: &Verification) -> String {
     if let Some(exposure) = report.exposure() {
         let _ = writeln!(text, "exposed: {exposure}");
     }
+    for anchor in report.anchors() {
+        let _ = writeln!(text, "{anchor}");
+    }
+    for (key, heads) in head_keys(report) {
+        let _ = writeln!(text, "{heads} heads signed by process key {key}");
+    }
     for key in report.compromised_keys() {
         let line = format!("not proved: {key}");
+        let _ = writeln!(text, "{}", output.tone(Tone::Bad, &line));
+    }
+    for doubt in report.doubts() {
+        let line = format!("not proved: {doubt}");
         let _ = writeln!(text, "{}", output.tone(Tone::Bad, &line));
     }
     for limit in report.limits() {
@@ -93,6 +105,15 @@ fn findings(report: &Verification) -> Vec<Vec<String>> {
         ]
     });
     rows.collect()
+}
+
+/// The keys of processes that signed heads, and how many each.
+fn head_keys(report: &Verification) -> BTreeMap<String, u64> {
+    let mut keys = BTreeMap::new();
+    for (key, heads) in report.chains().iter().flat_map(|chain| &chain.head_keys) {
+        *keys.entry(key.to_string()).or_default() += heads;
+    }
+    keys
 }
 
 /// For programs.
@@ -163,7 +184,19 @@ pub(crate) fn document(tenant: &str, report: &Verification) -> Value {
         "findings": findings,
         "resumed_from": report.resumed_from(),
         "exposed": exposed,
+        "archived": report.archived(),
+        "anchors": reports(report.anchors()),
+        "head_keys": head_keys(report),
+        "late_signatures": places(report.late_signatures()),
+        "unsigned_tails": places(report.unsigned_tails()),
         "compromised_keys": compromised.iter().map(|key| json!({ "key": key.key_id, "since": key.since.map(|at| at.to_string()) })).collect::<Vec<_>>(),
         "not_proved": report.limits(),
     })
+}
+
+/// Entries, as a chain, the first and the last.
+fn places(ranges: Vec<(u32, u64, u64)>) -> Vec<Value> {
+    let each = ranges.into_iter();
+    each.map(|(chain, from, to)| json!({ "chain": chain, "from": from, "to": to }))
+        .collect()
 }

@@ -29,6 +29,8 @@ struct File {
     tenant: Option<String>,
     audit_secret: Option<String>,
     audit_keys: Option<String>,
+    #[serde(default)]
+    anchors: Vec<String>,
 }
 
 /// What was given. The secrets in it are not shown.
@@ -129,6 +131,11 @@ impl Settings {
             .map_err(Fault::during("open the database"))
     }
 
+    /// The anchors that the configuration file names.
+    pub(crate) fn anchors(&self) -> &[String] {
+        &self.file.anchors
+    }
+
     pub(crate) const fn tenant(&self) -> &TenantId {
         &self.tenant
     }
@@ -176,7 +183,7 @@ fn read_file(given: Option<&Path>) -> Result<File, Fault> {
             text.get(..span.start).map_or(0, |before| before.matches('\n').count() + 1)
         });
         Fault::new(format!(
-            "the configuration file {shown} is wrong at line {line}; it may have database, tenant, audit_secret and audit_keys, each a string in quotes"
+            "the configuration file {shown} is wrong at line {line}; it may have database, tenant, audit_secret and audit_keys, each a string in quotes, and anchors, a list of them"
         ))
     })?;
     let secret = file.audit_secret.is_some() || file.database.as_deref().is_some_and(has_password);

@@ -10,6 +10,7 @@ use portcullis::audit::{self, Scope, Verdict, Verification};
 use portcullis::tlog::LogVerifier;
 
 use crate::Answer;
+use crate::anchor::Anchored;
 use crate::fault::Fault;
 use crate::output::Output;
 use crate::progress::ProgressLine;
@@ -24,6 +25,7 @@ Examples:
   portcullis verify --session s-381 --json
   portcullis verify --chain 2 --from 1000 --to 2000
   portcullis verify --log \"$(cat acme.vkey)\" --kept acme.checkpoint
+  portcullis verify --log \"$(cat acme.vkey)\" --anchor file:/mnt/worm/portcullis
   portcullis verify --log \"$(cat acme.vkey)\" --resume acme.verified
 
 What stands behind each range of entries: anchored (a checkpoint that was kept outside of the
@@ -54,6 +56,8 @@ pub(crate) struct Verify {
     /// where the next one may go on from, if nothing was found. Keep it outside of the database.
     #[arg(long, value_name = "FILE", requires = "log")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    anchored: Anchored,
 }
 
 impl Verify {
@@ -104,7 +108,12 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<Answer, Fault> {
     let asked = what.what()?;
-    let audit = settings.audit().await?;
+    if what.log.is_none() && what.anchored.is_given() {
+        return Err(Fault::new(
+            "--anchor is about checkpoints; give the log's public key with --log",
+        ));
+    }
+    let audit = what.anchored.to(settings.audit().await?, settings)?;
     let line = ProgressLine::new(output.is_json());
     line.show("reading the heads");
     let verified = audit

@@ -56,7 +56,7 @@ async fn verify_says_clean_found_or_could_not_check_by_its_exit_code() {
         "{shown}"
     );
     assert!(
-        shown.contains("chain  from  to  head  entries  proved\n"),
+        shown.contains("chain  from  to  head  entries  by\n"),
         "{shown}"
     );
     assert!(!shown.contains('\u{1b}'), "colours without a terminal");
@@ -320,7 +320,9 @@ async fn a_stranger_checks_a_proof_with_nothing_but_the_logs_public_key() {
         .await;
     let cut = verify(&kept);
     assert_eq!(cut.status.code(), Some(1), "{}", text(&cut.stdout));
-    assert_eq!(json(&cut)["checkpoints"]["verdict"], "findings");
+    let cut = json(&cut);
+    assert_eq!(cut["verdict"], "findings");
+    assert_eq!(cut["exposed"]["anchor"], kept.to_str().unwrap());
     fs::remove_dir_all(directory).unwrap();
 }
 

@@ -12,7 +12,7 @@ fn agent() -> AgentId {
     AgentId::parse("billing-agent").unwrap()
 }
 
-fn key() -> AgentKey {
+pub(crate) fn key() -> AgentKey {
     let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
     AgentKey::load(agent(), KeySource::memory(Secret::parse(seed).unwrap())).unwrap()
 }

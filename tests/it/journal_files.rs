@@ -13,7 +13,7 @@ use crate::common::trail::{Trail, event, keys, wired_with};
 use crate::journal::assert_clean;
 
 /// A journal of `events` and the start of their outage, whose writer is gone.
-async fn left_behind(directory: &Directory, events: &[AuditEvent]) -> Trail {
+pub(crate) async fn left_behind(directory: &Directory, events: &[AuditEvent]) -> Trail {
     let (mut trail, proxy) = wired_with(Duration::from_secs(3), directory.settings()).await;
     proxy.down();
     for event in events {
@@ -51,7 +51,7 @@ async fn drain(trail: &mut Trail, directory: &Directory) {
 }
 
 /// As [`drain`], through a writer that looks for what others left only when it is told.
-async fn report(trail: &mut Trail, directory: &Directory) -> DrainReport {
+pub(crate) async fn report(trail: &mut Trail, directory: &Directory) -> DrainReport {
     let aside = Directory::fresh();
     trail.audit = opened(trail, &aside).await;
     // The first look of its own must be over, which finds nothing; the next is half a minute off.
@@ -66,7 +66,7 @@ async fn report(trail: &mut Trail, directory: &Directory) -> DrainReport {
     report
 }
 
-fn events(count: usize) -> Vec<AuditEvent> {
+pub(crate) fn events(count: usize) -> Vec<AuditEvent> {
     (0..count).map(|n| event("app.step").with("n", n)).collect()
 }
 

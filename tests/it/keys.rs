@@ -19,14 +19,14 @@ use crate::common::proxy::Proxy;
 use crate::common::{keys as old_keys, url};
 use crate::trail::{Found, found};
 
-const SECRETS: [&str; 3] = [
+pub(crate) const SECRETS: [&str; 3] = [
     "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90",
     "b1946ac92492d2347c6235b4d2611184f0a3c58d7e61902bb44c8a17d35e9f06",
     "5d41402abc4b2a76b9719d911017c592e83f0b6a9c2d4715ff08136ea4bc7d29",
 ];
 
 /// The keys with these numbers.
-fn ring(numbers: &[usize]) -> AuditKeys {
+pub(crate) fn ring(numbers: &[usize]) -> AuditKeys {
     let ring = numbers.iter().fold(AuditKeys::builder(), |ring, number| {
         let secret = Secret::parse(SECRETS[number - 1]).unwrap();
         ring.key(u32::try_from(*number).unwrap(), KeySource::memory(secret))

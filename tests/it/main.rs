@@ -31,6 +31,7 @@ mod journal;
 mod journal_files;
 mod journal_processes;
 mod keys;
+mod mutations;
 #[cfg(test)]
 mod openai;
 #[cfg(test)]

@@ -114,6 +114,9 @@ impl Drainer {
                 journal.close(front.no, front.len).await;
                 continue;
             }
+            if self.tally.is_owed(shared.outage.open().is_some()) {
+                account(shared, journal.id(), &mut self.tally).await?;
+            }
             let (directory, path) = (journal.directory().clone(), front.path.clone());
             blocking(move || directory.remove(&path)).await?;
             ledger.pop(front.no);
@@ -136,6 +139,18 @@ impl Drainer {
         self.tally = Tally::default();
         Ok(())
     }
+}
+
+/// Puts on record which lines are no entries of their own, before the file that holds them goes: if
+/// this process dies after it, nobody could tell them from lines that were taken away.
+async fn account(
+    shared: &Arc<Shared>,
+    journal: JournalId,
+    tally: &mut Tally,
+) -> Result<(), AuditError> {
+    push(shared, vec![tally.account(shared, journal)?]).await?;
+    tally.told();
+    Ok(())
 }
 
 /// Drains what writers that are gone have left.
@@ -217,6 +232,9 @@ async fn left(
                 }
                 done => done?,
             };
+        }
+        if at + 1 < files.len() && tally.is_owed(true) {
+            account(shared, id, &mut tally).await?;
         }
         if at + 1 == files.len() && !tally.is_empty() {
             push(shared, vec![tally.degraded_end(shared, id)?]).await?;

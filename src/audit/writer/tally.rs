@@ -47,7 +47,28 @@ impl Tally {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.drained + self.quarantined + self.missing + self.notes == 0 && self.present.is_empty()
+        self.drained == 0 && !self.has_others() && self.present.is_empty() && self.outage.is_none()
+    }
+
+    /// Whether there are lines that are no entries, of this journal or otherwise.
+    pub(super) const fn has_others(&self) -> bool {
+        self.quarantined + self.missing + self.notes > 0
+    }
+
+    /// What was counted so far is on record; the outage goes on.
+    pub(super) fn told(&mut self) {
+        let (outage, last) = (self.outage.take(), self.last);
+        *self = Self {
+            outage,
+            last,
+            ..Self::default()
+        };
+    }
+
+    /// Whether it must be on record before a file of the journal goes: in an outage also what was
+    /// committed and journalled both.
+    pub(super) fn is_owed(&self, in_outage: bool) -> bool {
+        self.has_others() || (in_outage && !self.present.is_empty())
     }
 
     pub(super) fn add(&mut self, other: Self) {
@@ -75,6 +96,20 @@ impl Tally {
         shared: &Shared,
         journal: JournalId,
     ) -> Result<Draft, AuditError> {
+        let mut event = self.event(journal);
+        if let Some(outage) = &self.outage {
+            event = event.with("outage_id", outage);
+        }
+        event.seal(shared.store.now(), &shared.keys.load().content)
+    }
+
+    /// The same before it is: of the files that go now.
+    pub(super) fn account(&self, shared: &Shared, journal: JournalId) -> Result<Draft, AuditError> {
+        let event = self.event(journal).with("partial", true);
+        event.seal(shared.store.now(), &shared.keys.load().content)
+    }
+
+    fn event(&self, journal: JournalId) -> AuditEvent {
         let mut event = AuditEvent::system(None, Kind::ChainDegradedEnd)
             .with("journal", journal.to_string())
             .with("drained", self.drained)
@@ -83,9 +118,6 @@ impl Tally {
             .with("missing", self.missing)
             .with("notes", self.notes)
             .with("process_id", std::process::id());
-        if let Some(outage) = &self.outage {
-            event = event.with("outage_id", outage);
-        }
         if let Some((line, mac)) = &self.last {
             event = event
                 .with("last_line", *line)
@@ -94,7 +126,7 @@ impl Tally {
         if !self.present.is_empty() {
             event = event.with("present", self.list());
         }
-        event.seal(shared.store.now(), &shared.keys.load().content)
+        event
     }
 
     /// `5-7,9`: these lines' events are in the trail, but not as lines of the journal.

@@ -19,6 +19,7 @@ mod audit_read;
 mod audit_tamper;
 mod audit_verify;
 mod bundle;
+mod bundle_cli;
 mod checkpoints;
 mod cli;
 #[cfg(test)]

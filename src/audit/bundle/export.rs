@@ -208,20 +208,21 @@ impl<W: Write + Send> Exporter<'_, W> {
 
     async fn range(&mut self, range: &RangeRow, body: &mut Body<'_>) -> Result<(), BundleError> {
         let (size, store) = (self.checkpoint.size(), self.audit.store());
-        let end = range.first_leaf + (range.to_seq - range.from_seq) + 1;
-        if range.first_leaf != body.next || end > size {
-            return Err(AuditError::Tree.into());
-        }
+        // Of what is stored nothing is believed, its constraints included.
+        let count = range.to_seq.checked_sub(range.from_seq);
+        let end = count.and_then(|count| range.first_leaf.checked_add(count)?.checked_add(1));
+        let end = end.filter(|end| range.first_leaf == body.next && *end <= size);
+        let end = end.ok_or(AuditError::Tree)?;
+        let seq_of = |leaf: u64| range.from_seq.saturating_add(leaf - range.first_leaf);
         while body.next < end {
             let to = end.min(body.next + CHUNK);
-            let seq_of = |leaf: u64| range.from_seq + (leaf - range.first_leaf);
-            let seqs = (seq_of(body.next), seq_of(to) - 1);
+            let seqs = (seq_of(body.next), seq_of(to - 1));
             let tiles = self.tiles(&full_tiles(body.next, to, size)).await?;
             let chain_no = range.chain_no;
-            let (sink, first) = (&mut self.sink, seqs.0 - body.next);
+            let sink = &mut self.sink;
             read_stored(&mut self.connection, store, chain_no, seqs, |entry| {
                 if body.failed.is_none() {
-                    let place = (chain_no.cast_unsigned(), body.next + first);
+                    let place = (chain_no.cast_unsigned(), seq_of(body.next));
                     let taken = match entry {
                         Some(entry) if entry.row.seq == place.1 => body.take(entry, &tiles, sink),
                         _ => Ok(false),

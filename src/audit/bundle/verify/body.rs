@@ -15,8 +15,8 @@ const MAX_CHAINS: usize = 1 << 16;
 pub(super) struct ChainEnd {
     seq: u64,
     recorded_us: Option<i64>,
-    /// How many leaves were withheld before it.
-    withheld: u64,
+    /// How many leaves before it were not shown, or not proved.
+    unseen: u64,
 }
 
 impl Verifier<'_> {
@@ -171,7 +171,7 @@ impl Verifier<'_> {
 
     /// Within a chain, entries follow each other without a gap that withheld leaves do not fill.
     fn follow(&mut self, line: &EntryLine) {
-        let withheld = self.report.withheld;
+        let unseen = line.leaf.saturating_sub(self.report.proved - 1);
         let before = self.chains.get(&line.chain).copied().unwrap_or_default();
         if self.chains.len() >= MAX_CHAINS && before.seq == 0 {
             self.find_at(line.leaf, Class::Order, "more than 65,536 chains");
@@ -183,7 +183,7 @@ impl Verifier<'_> {
                 let detail = "the entry does not stand after the one before it in its chain";
                 self.find_at(line.leaf, Class::Order, detail);
             }
-            Some(step) if step - 1 > withheld - before.withheld => {
+            Some(step) if step - 1 > unseen.saturating_sub(before.unseen) => {
                 let detail = "entries of the chain are missing before this one";
                 self.find_at(line.leaf, Class::Order, detail);
             }
@@ -201,7 +201,7 @@ impl Verifier<'_> {
             ChainEnd {
                 seq: line.seq,
                 recorded_us: Some(recorded_us),
-                withheld,
+                unseen,
             },
         );
     }

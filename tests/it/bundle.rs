@@ -12,7 +12,7 @@ use portcullis::audit::bundle::{
 use portcullis::audit::{
     AgentKey, Audit, AuditError, AuditEvent, KeySource, Kind, Query, SignPolicy, Signing, Verdict,
 };
-use portcullis::tlog::{LogKey, LogVerifier};
+use portcullis::tlog::{LogKey, Note, WitnessKey};
 use portcullis::{AgentId, Principal, Secret, SessionId, Timestamp, UserId};
 use sha2::{Digest as _, Sha256};
 
@@ -507,10 +507,8 @@ const ATTACKS: &[Attack] = &[
         "a signature is taken off",
         |f| {
             let at = f.find("app.signed");
-            let from = f.lines[at].find("\"signature\"").unwrap();
-            let end = from + 143;
-            f.lines[at].replace_range(from..end, "");
-            f.lines[at] = f.lines[at].replace(",}", "}");
+            let from = f.lines[at].find(",\"signature\"").unwrap();
+            f.lines[at].replace_range(from..from + 143, "");
         },
         Class::Signature,
     ),
@@ -927,8 +925,81 @@ async fn a_large_bundle_verifies_in_constant_memory() {
     );
 }
 
-#[test]
-fn a_verifier_key_is_public_text() {
-    let key = log_key().verifier().to_string();
-    assert_eq!(LogVerifier::parse(&key).unwrap(), *log_key().verifier());
+/// What an anchor gave goes with the checkpoint; a witness's cosignature is checked with the key that
+/// the auditor names, and with no other.
+#[tokio::test]
+async fn a_witness_is_believed_by_the_key_that_was_named_and_no_other() {
+    let trail = written().await;
+    let audit = trail.audit().await;
+    let note = audit.last_checkpoint().await.unwrap().unwrap();
+    let size: u64 = note.lines().nth(1).unwrap().parse().unwrap();
+    let witness =
+        |seed: &str| WitnessKey::new("witness.example/w1", &Secret::parse(seed).unwrap()).unwrap();
+    let mut signed = Note::parse(&note).unwrap();
+    let at = Timestamp::from_micros(1_767_225_600_000_000);
+    witness(SEED).cosign(&mut signed, at).unwrap();
+    let cosignature = signed.to_string();
+    let lines = cosignature.strip_prefix(&note).unwrap();
+    for (anchor, kind, receipt) in [("w1", "witness", lines), ("vault", "file", "")] {
+        let sql = "INSERT INTO portcullis.anchor_receipts
+                   SELECT tenant_id, $1, size, root, $2, $3, made_at FROM portcullis.checkpoints WHERE size = $4";
+        let insert = sqlx::query(sql)
+            .bind(anchor)
+            .bind(kind)
+            .bind(receipt.as_bytes());
+        let done = insert.bind(size.cast_signed()).execute(&trail.pool).await;
+        assert_eq!(done.unwrap().rows_affected(), 1);
+    }
+    for selection in [Selection::all(), Selection::all().session(&session("s-1"))] {
+        let bundle = try_export(&audit, selection).await.unwrap();
+        let named = trust().witness(witness(SEED).verifier().clone());
+        let report = verify(&bundle, &named);
+        assert!(report.is_clean(), "{report}");
+        let anchors: Vec<_> = report
+            .anchors()
+            .iter()
+            .map(|a| {
+                (
+                    a.anchor.as_str(),
+                    a.kind.as_str(),
+                    a.receipts,
+                    a.size,
+                    a.witnessed,
+                )
+            })
+            .collect();
+        assert_eq!(
+            anchors,
+            [
+                ("vault", "file", 1, size, None),
+                ("w1", "witness", 1, size, Some((size, at)))
+            ]
+        );
+        let when = |report: &Report| {
+            report
+                .limits()
+                .iter()
+                .any(|limit| limit.contains("witness"))
+        };
+        assert!(!when(&report), "{report}");
+        // Somebody else of the same name.
+        let report = verify(
+            &bundle,
+            &trust().witness(witness(OTHER_SEED).verifier().clone()),
+        );
+        assert!(report.is_clean() && when(&report), "{report}");
+        // A time that the witness did not sign.
+        let mut forgery = Forgery::of(&bundle);
+        let line = forgery.find("\"anchor\":\"w1\"");
+        let later = {
+            let (name, blob) = lines.trim_end().rsplit_once(' ').unwrap();
+            let mut blob = STANDARD.decode(blob).unwrap();
+            blob[11] ^= 1;
+            format!("{name} {}\n", STANDARD.encode(blob))
+        };
+        let receipt = STANDARD.encode(lines);
+        forgery.lines[line] = forgery.lines[line].replace(&receipt, &STANDARD.encode(later));
+        let report = verify(&forgery.sealed(), &named);
+        assert_eq!(classes(&report), [Class::Anchor], "{report}");
+    }
 }

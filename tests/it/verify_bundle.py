@@ -44,11 +44,23 @@ def pairs(items):
     return dict(items)
 
 
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def escape(match):
+    return ESCAPES.get(match[0]) or "\\u%04x" % ord(match[0])
+
+
 def spell(value):
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    text = text.replace("\\b", "\0b").replace("\\f", "\0f")  # the two short escapes that JSON has more
-    text = re.sub(r"(\\\\|\\u00..)|\0b|\0f", lambda m: m[1] or ("\\u0008" if "b" in m[0] else "\\u000c"), text)
-    return re.sub("[\x7f\u2028\u2029]", lambda m: "\\u%04x" % ord(m[0]), text)
+    if isinstance(value, dict):
+        items = (spell(name) + ":" + spell(value[name]) for name in sorted(value))
+        return "{" + ",".join(items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(spell, value)) + "]"
+    if isinstance(value, str):
+        return '"' + re.sub('[\x00-\x1f"\\\\\x7f\u2028\u2029]', escape, value) + '"'
+    need(type(value) is int, "a value of another kind")
+    return str(value)
 
 
 def field(data):

@@ -223,8 +223,11 @@ impl Checking<'_> {
             }
             Item::Entry(chain, seq, event, leaf) => {
                 self.check.entries += 1;
-                let (first, last) = self.check.events.unwrap_or((event, event));
-                self.check.events = Some((first.min(event), last.max(event)));
+                // Others (of registered keys) say nothing of when they were made.
+                if event.as_uuid().get_version_num() == 7 {
+                    let (first, last) = self.check.events.unwrap_or((event, event));
+                    self.check.events = Some((first.min(event), last.max(event)));
+                }
                 match &mut self.range {
                     Some((range, next))
                         if range.chain == chain && seq <= range.to && *next == seq =>

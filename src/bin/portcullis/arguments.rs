@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::anchor::Publish;
+use crate::archive::{Archive, CheckArchive};
 use crate::bundle::VerifyBundle;
 use crate::checkpoint::{Checkpoint, LogKeyText};
 use crate::drain::Drain;
 use crate::export::{Export, RedactBundle};
 use crate::migrate::Migrate;
 use crate::prove::{CheckProof, Prove};
+use crate::retention::{Hold, Release, Retention};
 use crate::rotate::RotateKey;
 use crate::verify::Verify;
 
@@ -64,4 +66,9 @@ pub(crate) enum Command {
     Export(Export),
     VerifyBundle(VerifyBundle),
     RedactBundle(RedactBundle),
+    Archive(Archive),
+    CheckArchive(CheckArchive),
+    Retention(Retention),
+    Hold(Hold),
+    Release(Release),
 }

@@ -5,6 +5,7 @@
 //! something was found, 2 when the command could not do its work.
 
 mod anchor;
+mod archive;
 mod arguments;
 mod bundle;
 mod checkpoint;
@@ -16,6 +17,7 @@ mod output;
 mod progress;
 mod prove;
 mod report;
+mod retention;
 mod rotate;
 mod settings;
 mod verify;
@@ -83,5 +85,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<Answer, Fault> {
         Command::Export(what) => export::run(&settings, &what, output).await,
         Command::VerifyBundle(what) => bundle::verify(&what, output),
         Command::RedactBundle(what) => export::redact(&what, output),
+        Command::Archive(what) => archive::run(&settings, &what, output).await,
+        Command::CheckArchive(what) => archive::check(&settings, &what, output).await,
+        Command::Retention(what) => retention::run(&settings, &what, output).await,
+        Command::Hold(what) => retention::hold(&settings, &what, output).await,
+        Command::Release(what) => retention::release(&settings, &what, output).await,
     }
 }

@@ -20,6 +20,9 @@ pub(crate) struct Migrate {
     /// Also give this role what the application needs, and nothing more.
     #[arg(long, value_name = "ROLE")]
     app_role: Option<String>,
+    /// Also give this role what archiving needs; the application must not be a member of it.
+    #[arg(long, value_name = "ROLE")]
+    archivist_role: Option<String>,
 }
 
 pub(crate) async fn run(
@@ -32,6 +35,9 @@ pub(crate) async fn run(
     if let Some(role) = &what.app_role {
         migration = migration.app_role(role);
     }
+    if let Some(role) = &what.archivist_role {
+        migration = migration.archivist_role(role);
+    }
     let done = migration.run().await.map_err(Fault::during("migrate"))?;
     let mut text = String::new();
     for step in &done.applied {
@@ -40,13 +46,14 @@ pub(crate) async fn run(
     if done.applied.is_empty() {
         let _ = writeln!(text, "nothing to do");
     }
-    if let Some(role) = &what.app_role {
+    for role in what.app_role.iter().chain(&what.archivist_role) {
         let _ = writeln!(text, "granted  {role}");
     }
     let _ = writeln!(text, "version  {}", done.version);
     let document = json!({
         "applied": done.applied,
         "granted": what.app_role,
+        "archivist": what.archivist_role,
         "version": done.version,
     });
     output.answer(&document, &text)?;

@@ -139,6 +139,7 @@ pub(crate) fn document(tenant: &str, report: &Verification) -> Value {
                 "head": chain.head,
                 "entries": chain.entries,
                 "proved": chain.proved,
+                "archived": chain.archived,
                 "ranges": ranges,
                 "keys": chain.keys.iter().map(|(id, n)| json!({ "key": id, "entries": n })).collect::<Vec<_>>(),
             })

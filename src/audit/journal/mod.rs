@@ -18,6 +18,7 @@
 //! # let _ = journal;
 //! ```
 
+mod desk;
 mod directory;
 mod error;
 mod ledger;
@@ -25,7 +26,6 @@ mod line;
 mod note;
 mod read;
 mod settings;
-mod spin;
 mod spool;
 
 #[cfg(test)]
@@ -35,20 +35,19 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
-use tokio::sync::oneshot::error::TryRecvError;
 
 pub use self::error::JournalError;
 pub use self::settings::JournalSettings;
 
+use self::desk::Desk;
 pub(super) use self::directory::{Directory, Found};
 pub(super) use self::ledger::Ledger;
 pub(super) use self::line::{Context, Said};
 pub(crate) use self::note::Note;
 pub(super) use self::read::{Chunk, Item, Reader, quarantine};
-use self::spin::spin;
 use self::spool::{Request, Spool};
 use super::error::AuditError;
-use super::model::{Journalled, Sealed};
+use super::model::{Draft, Journalled, Sealed};
 use crate::ids::{EventId, JournalId};
 
 /// Who waits for lines to be written.
@@ -111,27 +110,36 @@ pub(super) enum Answer {
 pub(super) struct Journal {
     context: Arc<Context>,
     directory: Directory,
-    settings: JournalSettings,
+    on_request: bool,
     ledger: Arc<Ledger>,
+    desk: Arc<Desk>,
     thread: Mutex<Option<Sender<Request>>>,
 }
 
 impl Journal {
     /// `None` if there is to be none, or nowhere to put it.
     pub(super) fn new(settings: &JournalSettings, context: Context) -> Option<Self> {
-        let directory = settings.place()?;
+        let directory = Directory::at(settings.place()?);
+        let (context, ledger) = (Arc::new(context), Arc::new(Ledger::new()));
+        let spool = Spool::new(
+            Arc::clone(&context),
+            directory.clone(),
+            settings,
+            Arc::clone(&ledger),
+        );
         Some(Self {
-            context: Arc::new(context),
-            directory: Directory::at(directory),
-            settings: settings.clone(),
-            ledger: Arc::new(Ledger::new()),
+            context,
+            directory,
+            on_request: settings.is_on_request(),
+            ledger,
+            desk: Arc::new(Desk::new(spool)),
             thread: Mutex::new(None),
         })
     }
 
     /// Whether it is drained only when somebody asks for it.
     pub(super) const fn is_on_request(&self) -> bool {
-        self.settings.is_on_request()
+        self.on_request
     }
 
     pub(super) fn id(&self) -> JournalId {
@@ -178,23 +186,25 @@ impl Journal {
         &self,
         events: Arc<Sealed>,
     ) -> Result<Vec<Journalled>, AuditError> {
-        let (written, mut answer) = oneshot::channel();
+        if let Some(first) = self.desk.write_ahead(&events) {
+            // The spool is free again: it wakes somebody, which takes as long as a line.
+            self.ledger.written.notify_one();
+            let line = |(line, draft): (u64, &Draft)| Journalled {
+                id: draft.id,
+                journal: self.context.journal,
+                line,
+            };
+            return Ok((first..).zip(events.iter()).map(line).collect());
+        }
+        let (written, answer) = oneshot::channel();
         self.write(Order {
             content: Content::Events(events),
             mode: Mode::Ahead,
             answer: Answer::Writer(written),
         });
-        let closed = || Err(AuditError::Journal(JournalError::Closed));
-        let mut early = Err(TryRecvError::Empty);
-        spin(|| {
-            early = answer.try_recv();
-            !matches!(early, Err(TryRecvError::Empty))
-        });
-        match early {
-            Ok(written) => written,
-            Err(TryRecvError::Empty) => answer.await.unwrap_or_else(|_| closed()),
-            Err(TryRecvError::Closed) => closed(),
-        }
+        answer
+            .await
+            .unwrap_or(Err(AuditError::Journal(JournalError::Closed)))
     }
 
     /// Closes the file being written if it ends at `len`; says whether it did.
@@ -228,22 +238,23 @@ impl Journal {
         let mut thread = self.lock();
         if thread.is_none() {
             let (sender, requests) = channel();
-            let spool = Spool::new(
-                Arc::clone(&self.context),
-                self.directory.clone(),
-                &self.settings,
-                Arc::clone(&self.ledger),
-            );
+            let desk = Arc::clone(&self.desk);
             let started = std::thread::Builder::new()
                 .name("portcullis-journal".to_owned())
-                .spawn(move || spool.run(&requests));
+                .spawn(move || desk.run(&requests));
             if started.is_err() {
                 return Err(request);
             }
             *thread = Some(sender);
         }
         match thread.as_ref() {
-            Some(sender) => sender.send(request).map_err(|unsent| unsent.0),
+            Some(sender) => {
+                self.desk.expect();
+                sender.send(request).map_err(|unsent| {
+                    self.desk.done(1);
+                    unsent.0
+                })
+            }
             None => Err(request),
         }
     }

@@ -1,27 +1,32 @@
-//! The thread that writes: one owner of the file, one write and one sync for all who wait.
+//! Writing: one owner of the file at a time, one write and one sync for all who wait.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::error::JournalError;
 use super::ledger::{Ledger, Segment};
 use super::line::{Context, FIRST, Header, Line, Saying};
 use super::settings::JournalSettings;
-use super::spin::spin;
 use super::{Answer, Content, Directory, Mode, Order};
 use crate::audit::error::AuditError;
 use crate::audit::keys::Tag;
-use crate::audit::model::Journalled;
+use crate::audit::model::{Journalled, Sealed};
 use crate::audit::writer::Taken;
 use crate::canon::Fields;
 use crate::time::Timestamp;
 
 /// About how many bytes are written at once.
 const BURST: usize = 256 << 10;
+/// The most lines that a caller writes itself.
+const FEW: usize = 16;
+/// A write that took longer leaves the next ones to the thread, for so long.
+const SLOW: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Request {
@@ -57,6 +62,10 @@ pub(super) struct Spool {
     mac: Tag,
     next_segment: u32,
     active: Option<Active>,
+    /// A caller's line may stand at the end of the file in part.
+    torn: bool,
+    /// Until when callers do not write themselves.
+    slow: Option<Instant>,
     /// Starts of outages that could not be written.
     owed: Vec<Order>,
     buffer: Vec<u8>,
@@ -80,37 +89,52 @@ impl Spool {
             mac: FIRST,
             next_segment: 1,
             active: None,
+            torn: false,
+            slow: None,
             owed: Vec::new(),
             buffer: Vec::new(),
             fields: Fields::default(),
         }
     }
 
-    /// Serves until the last handle is gone, and what it had sent.
-    pub(super) fn run(mut self, requests: &Receiver<Request>) {
-        let mut orders = Vec::new();
-        let mut ahead = false;
-        while let Some(first) = next(requests, ahead) {
-            let mut next = Ok(first);
-            ahead = matches!(&next, Ok(Request::Write(order)) if order.mode == Mode::Ahead);
-            // Who asks while a sync is under way is answered by the next one.
-            loop {
-                match next {
-                    Ok(Request::Write(order)) => orders.push(order),
-                    Ok(other) => {
-                        self.serve(std::mem::take(&mut orders));
-                        self.manage(other);
-                    }
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
-                next = requests.try_recv();
-            }
-            self.serve(std::mem::take(&mut orders));
+    /// Writes `events` ahead of their commit if that takes no more than a write; answers with the number
+    /// of the first line. If not, nothing was written that stands for them, and the thread is to do it.
+    pub(super) fn try_ahead(&mut self, events: &Sealed) -> Option<u64> {
+        let room = self.active.as_ref().is_some_and(|a| a.len < self.segment);
+        if !room || self.torn || !self.owed.is_empty() || events.len() > FEW {
+            return None;
         }
-        self.sync();
+        let began = Instant::now();
+        if self.slow.is_some_and(|slow| began < slow) {
+            return None;
+        }
+        let before = (self.seq, self.mac);
+        self.buffer.clear();
+        let at = self.context.store.now();
+        for draft in events.iter() {
+            self.line(Saying::Event(draft), at);
+        }
+        let bytes = u64::try_from(self.buffer.len()).unwrap_or(u64::MAX);
+        let active = self.active.as_mut()?;
+        if self.ledger.bytes().saturating_add(bytes) > self.limit {
+            (self.seq, self.mac) = before;
+            return None;
+        }
+        if (&*active.file).write_all(&self.buffer).is_err() {
+            // Some of it may be there: the numbers are spent, and nothing follows in this file.
+            self.torn = true;
+            return None;
+        }
+        active.len = active.len.saturating_add(bytes);
+        let lines = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        self.ledger.extend(active.len, (lines, 0), at);
+        if began.elapsed() > SLOW {
+            self.slow = Some(Instant::now() + REST);
+        }
+        Some(before.0)
     }
 
-    fn manage(&mut self, request: Request) {
+    pub(super) fn manage(&mut self, request: Request) {
         match request {
             Request::Write(order) => self.serve(vec![order]),
             Request::Close {
@@ -132,7 +156,7 @@ impl Spool {
         }
     }
 
-    fn serve(&mut self, orders: Vec<Order>) {
+    pub(super) fn serve(&mut self, orders: Vec<Order>) {
         if orders.is_empty() {
             return;
         }
@@ -177,21 +201,26 @@ impl Spool {
     }
 
     fn encode(&mut self, content: &Content, at: Timestamp) {
-        let mut line = |said: Saying<'_>| {
-            self.mac = Line::write(
-                &self.context,
-                said,
-                (self.seq, at),
-                &self.mac,
-                &mut self.fields,
-                &mut self.buffer,
-            );
-            self.seq = self.seq.saturating_add(1);
-        };
         match content {
-            Content::Events(events) => events.iter().for_each(|draft| line(Saying::Event(draft))),
-            Content::Note(note) => line(Saying::Note(note)),
+            Content::Events(events) => {
+                for draft in events.iter() {
+                    self.line(Saying::Event(draft), at);
+                }
+            }
+            Content::Note(note) => self.line(Saying::Note(note), at),
         }
+    }
+
+    fn line(&mut self, said: Saying<'_>, at: Timestamp) {
+        self.mac = Line::write(
+            &self.context,
+            said,
+            (self.seq, at),
+            &self.mac,
+            &mut self.fields,
+            &mut self.buffer,
+        );
+        self.seq = self.seq.saturating_add(1);
     }
 
     /// Brings the buffer into a file; an error says whether some of it may be there.
@@ -205,7 +234,7 @@ impl Spool {
         if self.ledger.bytes().saturating_add(bytes) > self.limit {
             return Err((JournalError::Full, false));
         }
-        if self.active.as_ref().is_some_and(|a| a.len >= self.segment) {
+        if self.torn || self.active.as_ref().is_some_and(|a| a.len >= self.segment) {
             self.abandon();
         }
         if self.active.is_none() {
@@ -275,10 +304,11 @@ impl Spool {
     fn abandon(&mut self) {
         self.sync();
         self.active = None;
+        self.torn = false;
         self.ledger.close();
     }
 
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         let Some(active) = self.active.as_mut().filter(|a| a.synced < a.len) else {
             return;
         };
@@ -307,23 +337,6 @@ impl Spool {
             Answer::Writer(caller) => drop(caller.send(Ok(lines()))),
             Answer::Queue(caller) => drop(caller.send(Ok(Taken::Journalled(lines())))),
         }
-    }
-}
-
-/// The next request; `None` once there will be none. After a line that was written ahead, looks for it
-/// for a moment before sleeping.
-fn next(requests: &Receiver<Request>, ahead: bool) -> Option<Request> {
-    let mut found = Err(TryRecvError::Empty);
-    if ahead {
-        spin(|| {
-            found = requests.try_recv();
-            !matches!(found, Err(TryRecvError::Empty))
-        });
-    }
-    match found {
-        Ok(request) => Some(request),
-        Err(TryRecvError::Empty) => requests.recv().ok(),
-        Err(TryRecvError::Disconnected) => None,
     }
 }
 

@@ -38,6 +38,9 @@ pub mod anchor;
 pub mod bundle;
 mod checkpoint;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzed;
 mod identity;
 mod journal;
 mod keys;

@@ -285,20 +285,7 @@ impl Line {
         let text: Text<'_> = serde_json::from_slice(text).ok()?;
         let (previous, mac) = (tag(&text.prev)?, tag(&text.mac)?);
         let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
-        let said = match &text.module {
-            None => Said::Event(Box::new(draft(context, &text, mac)?)),
-            // What a note has no place for must not be there: no MAC would cover it.
-            Some(module) => {
-                let note = Note {
-                    id: event_id(&text.id)?,
-                    module: module.clone().into_owned(),
-                    payload: Metadata::stored(text.metadata.clone().into_owned()),
-                };
-                Text::of_note(&note)
-                    .says_as(&text)
-                    .then_some(Said::Note(note))?
-            }
-        };
+        let said = text.said(context, mac)?;
         encode(context, said.saying(), seq, at, fields);
         let expected = context.mac(fields, &previous);
         bool::from(expected.ct_eq(&mac)).then_some(Self {
@@ -308,6 +295,35 @@ impl Line {
             mac,
             said,
         })
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Line {
+    /// What somebody with the key would write who wanted to say the same as `text`: the line, and
+    /// what it is to be read as.
+    pub(super) fn rewritten(context: &Context, text: &[u8]) -> Option<(Self, Vec<u8>)> {
+        let text: Text<'_> = serde_json::from_slice(text).ok()?;
+        let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
+        let previous = tag(&text.prev)?;
+        let mut line = Self {
+            seq,
+            at,
+            previous,
+            mac: tag(&text.mac)?,
+            said: text.said(context, FIRST)?,
+        };
+        let (mut fields, mut out) = (Fields::default(), Vec::new());
+        line.mac = Self::write(
+            context,
+            line.said.saying(),
+            (seq, at),
+            &previous,
+            &mut fields,
+            &mut out,
+        );
+        line.said = text.said(context, line.mac)?;
+        Some((line, out))
     }
 }
 
@@ -342,6 +358,22 @@ impl<'t> Text<'t> {
             metadata: note.payload.as_str().into(),
             ..Self::default()
         }
+    }
+
+    /// What the text says, under the MAC that it gives, which is not checked here.
+    fn said(&self, context: &Context, mac: Tag) -> Option<Said> {
+        let Some(module) = &self.module else {
+            return Some(Said::Event(Box::new(draft(context, self, mac)?)));
+        };
+        let note = Note {
+            id: event_id(&self.id)?,
+            module: module.clone().into_owned(),
+            payload: Metadata::stored(self.metadata.clone().into_owned()),
+        };
+        // What a note has no place for must not be there: no MAC would cover it.
+        Text::of_note(&note)
+            .says_as(self)
+            .then_some(Said::Note(note))
     }
 
     /// Whether both say the same, their place in the journal apart.

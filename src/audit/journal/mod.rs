@@ -21,6 +21,8 @@
 mod desk;
 mod directory;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzed;
 mod ledger;
 mod line;
 mod note;

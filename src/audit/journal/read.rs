@@ -104,7 +104,7 @@ impl Reader {
         }
     }
 
-    fn lines(&mut self, bytes: &[u8], all: bool, closed: bool, chunk: &mut Chunk) {
+    pub(super) fn lines(&mut self, bytes: &[u8], all: bool, closed: bool, chunk: &mut Chunk) {
         let mut read = 0;
         let mut fields = Fields::default();
         for text in bytes.split_inclusive(|byte| *byte == b'\n') {

@@ -1,34 +1,16 @@
 //! The lines' form, fixed for ever.
 
-use std::time::Duration;
-
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-
+use super::fuzzed::context;
 use super::line::{Context, FIRST, Header, Line, Said, Saying};
 use super::note::Note;
-use crate::audit::keys::{AuditKeys, Tag};
+use crate::audit::keys::Tag;
 use crate::audit::kind::Kind;
 use crate::audit::model::{Draft, Ingest, Signed};
 use crate::canon::{Fields, Metadata};
-use crate::ids::{AgentId, EventId, JournalId, ModelName, SessionId, TenantId, UserId};
-use crate::secret::Secret;
-use crate::store::Store;
-use crate::time::{SystemClock, Timestamp};
+use crate::ids::{AgentId, EventId, ModelName, SessionId, UserId};
+use crate::time::Timestamp;
 
-const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90";
 const AT: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
-
-/// A context of fixed names. Nothing is connected.
-fn context(database: &str, tenant: &str) -> Context {
-    let options = PgConnectOptions::new_without_pgpass().database(database);
-    let pool = PgPoolOptions::new().connect_lazy_with(options);
-    let tenant = TenantId::parse(tenant).unwrap();
-    let clock = std::sync::Arc::new(SystemClock);
-    let store = Store::new(pool, tenant, clock, Duration::from_secs(1));
-    let keys = AuditKeys::single(Secret::parse(SECRET).unwrap());
-    let journal = JournalId::parse("01987654-3210-7abc-8def-0123456789ab").unwrap();
-    Context::new(&store, &keys).for_journal(journal)
-}
 
 fn draft() -> Draft {
     Draft {

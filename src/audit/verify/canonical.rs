@@ -12,7 +12,7 @@ const MAX_KEYS: usize = 64;
 const SAFE_DIGITS: usize = 15;
 
 /// Whether `text` is what [`Metadata`] would write.
-pub(super) fn is_canonical(text: &str) -> bool {
+pub(in crate::audit) fn is_canonical(text: &str) -> bool {
     let mut scan = Scan {
         rest: text.as_bytes(),
         keys: 0,

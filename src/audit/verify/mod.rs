@@ -64,6 +64,8 @@ mod window;
 use sqlx::Connection as _;
 
 pub use self::assurance::{Assurance, AssuredRange, ChainReport, Exposure};
+#[cfg(any(test, fuzzing))]
+pub(in crate::audit) use self::canonical::is_canonical;
 pub(in crate::audit) use self::copy::Decoder;
 pub(in crate::audit) use self::finding::Findings;
 pub use self::finding::{Finding, FindingClass};

@@ -75,7 +75,8 @@ impl Metadata {
     /// The object that the text spells.
     #[must_use]
     pub fn to_value(&self) -> Value {
-        serde_json::from_str(&self.0).unwrap_or(Value::Null)
+        // By our own reader: `serde_json` takes an object with a certain key for raw JSON.
+        parse::unique_keys(&self.0).unwrap_or(Value::Null)
     }
 
     /// One value of metadata, as it will be written under `key`.

@@ -1,55 +1,25 @@
-//! What the child processes do until they are killed: record, spend, and say what was acknowledged.
+//! What the child processes do until they are killed: record, spend, drain, make checkpoints, and say
+//! what was acknowledged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis::audit::{AuditEvent, Evidence, Receipt};
-use portcullis::{
-    AgentId, AuditKeys, Ceiling, Clock, Database, Governance, Principal, Secret, SessionId,
-    SystemClock, Timestamp, Usd,
+use portcullis::audit::{
+    AgentKey, AuditEvent, Evidence, JournalSettings, Receipt, SignPolicy, Signing,
 };
+use portcullis::{
+    AgentId, Ceiling, Clock, Database, Governance, Principal, SystemClock, Timestamp, Usd,
+};
+use tokio::task::JoinSet;
 
-use crate::SECRET;
+use crate::orders::{Orders, Role};
+use crate::{keys, log_key};
 
 pub(crate) const AGENT: &str = "worker";
-const URL: &str = "PORTCULLIS_CRASH_CHILD_URL";
-const SESSION: &str = "PORTCULLIS_CRASH_CHILD_SESSION";
-const JUMP: &str = "PORTCULLIS_CRASH_CHILD_JUMP";
-const SPOOLED: &str = "PORTCULLIS_CRASH_CHILD_SPOOLED";
 const WRITERS: usize = 6;
 const SPENDERS: usize = 3;
-
-/// What one child is to do.
-#[derive(Clone, Debug)]
-pub(crate) struct Orders {
-    pub(crate) url: String,
-    pub(crate) session: SessionId,
-    /// By how many seconds its clock jumps soon after it has begun.
-    pub(crate) jump: i64,
-    /// Whether it writes to its journal first.
-    pub(crate) spooled: bool,
-}
-
-impl Orders {
-    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
-        [
-            (URL, self.url.clone()),
-            (SESSION, self.session.as_str().to_owned()),
-            (JUMP, self.jump.to_string()),
-            (SPOOLED, self.spooled.to_string()),
-        ]
-    }
-}
-
-/// The orders of this process, if it is a child.
-pub(crate) fn orders() -> Option<Orders> {
-    Some(Orders {
-        url: std::env::var(URL).ok()?,
-        session: SessionId::parse(std::env::var(SESSION).ok()?).unwrap(),
-        jump: std::env::var(JUMP).ok()?.parse().unwrap(),
-        spooled: std::env::var(SPOOLED).ok()?.parse().unwrap(),
-    })
-}
+/// Files are closed early, so that a journal is several.
+const SEGMENT: u64 = 32 << 10;
 
 /// A clock that is right for a moment and then is not.
 #[derive(Debug)]
@@ -69,34 +39,74 @@ impl Clock for Jumpy {
 }
 
 pub(crate) async fn run(orders: Orders) {
-    let keys = AuditKeys::single(Secret::parse(SECRET).unwrap());
-    let clock = Jumpy {
+    let gov = connect(&orders).await;
+    let me = Principal::agent(agent()).session(orders.session);
+    let mut tasks = JoinSet::new();
+    match orders.role {
+        Role::Work => {
+            for writer in 0..WRITERS {
+                tasks.spawn(record(gov.clone(), me.clone(), writer));
+            }
+            for _ in 0..SPENDERS {
+                tasks.spawn(spend(gov.clone(), me.clone()));
+            }
+            tasks.spawn(queue(gov.clone(), me));
+            tasks.spawn(make_checkpoints(gov));
+        }
+        Role::Queue => {
+            for _ in 0..WRITERS {
+                tasks.spawn(queue(gov.clone(), me.clone()));
+            }
+        }
+        Role::Checkpoint => {
+            tasks.spawn(queue(gov.clone(), me));
+            tasks.spawn(make_checkpoints(gov));
+        }
+        Role::Drain => {
+            tasks.spawn(drain(gov));
+        }
+    }
+    // None of them ends.
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+fn agent() -> AgentId {
+    AgentId::parse(AGENT).unwrap()
+}
+
+async fn connect(orders: &Orders) -> Governance {
+    let journal = JournalSettings::in_directory(&orders.journals).segment(SEGMENT);
+    let journal = match orders.role {
+        Role::Drain => journal.on_request(),
+        _ => journal,
+    };
+    let evidence = match orders.spooled {
+        true => Evidence::Spooled,
+        false => Evidence::Durable,
+    };
+    let signing = match orders.signed {
+        true => Signing::new(SignPolicy::All).key(AgentKey::ephemeral(agent()).unwrap()),
+        false => Signing::default(),
+    };
+    let clock = Arc::new(Jumpy {
         began: Instant::now(),
         seconds: orders.jump,
-    };
-    let evidence = if orders.spooled {
-        Evidence::Spooled
-    } else {
-        Evidence::Durable
-    };
-    let gov = loop {
-        let connecting = Governance::builder(Database::url(&orders.url), keys.clone())
-            .shared_clock(Arc::new(Jumpy { ..clock }))
+    });
+    loop {
+        let connecting = Governance::builder(Database::url(&orders.url), keys())
+            .shared_clock(clock.clone())
+            .journal(journal.clone())
             .evidence(evidence)
+            .sign(signing.clone())
             .connect()
             .await;
         match connecting {
-            Ok(gov) => break gov,
+            Ok(gov) => return gov,
             // Begun while the server was away.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
-    };
-    let me = Principal::agent(AgentId::parse(AGENT).unwrap()).session(orders.session);
-    let writers = (0..WRITERS).map(|n| tokio::spawn(record(gov.clone(), me.clone(), n)));
-    let writers: Vec<_> = writers.collect();
-    let spenders = (0..SPENDERS).map(|_| tokio::spawn(spend(gov.clone(), me.clone())));
-    for task in writers.into_iter().chain(spenders) {
-        task.await.unwrap();
     }
 }
 
@@ -106,8 +116,28 @@ async fn record(gov: Governance, me: Principal, writer: usize) {
         let event = AuditEvent::new(&me, "app.work.done").with("writer", writer);
         match gov.audit().log(event).await {
             Receipt::Committed(committed) => println!("committed {}", committed.id),
-            Receipt::Lost { id, .. } => println!("lost {id}"),
+            Receipt::Lost { id, .. } => {
+                println!("lost {id}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             other => println!("kept {}", other.id()),
+        }
+    }
+}
+
+/// Records in transactions of its own; what is committed waits in the outbox.
+async fn queue(gov: Governance, me: Principal) {
+    let pool = gov.database().connect_pool().await.unwrap();
+    loop {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let Ok(mut tx) = pool.begin().await else {
+            continue;
+        };
+        let event = AuditEvent::new(&me, "app.work.queued");
+        if let Ok(id) = gov.audit().append_in_tx(&mut tx, event).await
+            && tx.commit().await.is_ok()
+        {
+            println!("queued {id}");
         }
     }
 }
@@ -125,6 +155,27 @@ async fn spend(gov: Governance, me: Principal) {
         let cost = Usd::nanos(3_000_000);
         if held.settle(cost).await.is_ok() {
             println!("spent {}", cost.as_nanos());
+        }
+    }
+}
+
+async fn make_checkpoints(gov: Governance) {
+    let key = log_key();
+    loop {
+        if let Ok(checkpoint) = gov.audit().checkpoint(&key).await {
+            println!("note {}", hex::encode(checkpoint.note()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn drain(gov: Governance) {
+    loop {
+        match gov.audit().drain().await {
+            Ok(report) if report.drained + report.already_present > 0 => {
+                println!("drained {}", report.drained);
+            }
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
 }

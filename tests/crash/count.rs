@@ -1,146 +1,150 @@
 //! Counting, when all is over: what was acknowledged, against what is stored.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use portcullis::Database;
-use portcullis::audit::{FindingClass, Verdict};
-use sqlx::ConnectOptions as _;
+use portcullis::audit::{Audit, FindingClass, Verdict, Verification};
+use portcullis::tlog::Checkpoint;
+use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
 
-use crate::governance;
-use crate::round::{Said, Tally};
-use crate::server::Server;
+use crate::ledger::WRONG_WINDOWS;
+use crate::log_key;
+use crate::said::{Said, Tally};
+use crate::site::Site;
 
-/// What is stored, past all of our own code but the verification.
+/// What is stored on one server, past all of our own code but the verification.
+#[derive(Default)]
 pub(crate) struct Counts {
     stored: HashSet<Uuid>,
-    twice: i64,
-    entries: u64,
-    forks: usize,
-    gaps: usize,
-    other: usize,
-    promises_broken: i64,
+    /// Events that are there more than once.
+    twice: HashSet<Uuid>,
+    pub(crate) entries: u64,
+    pub(crate) forks: usize,
+    pub(crate) gaps: usize,
+    pub(crate) other: usize,
+    pub(crate) promises_broken: i64,
+    /// Windows of budgets that do not add up to their reservations.
+    pub(crate) wrong_windows: i64,
     /// Sessions that were told to have spent more than is on record.
-    money_missing: usize,
+    pub(crate) money_missing: usize,
+    /// Checkpoints that were given out and are not the beginning of the last one.
+    pub(crate) inconsistent: usize,
 }
 
 impl Counts {
-    pub(crate) async fn take(server: &Server, tally: &Tally) -> Self {
-        // What children kept in journals comes home first.
-        let gov = governance(&Database::options(server.options())).await;
-        let drained = gov.audit().drain().await.unwrap();
-        println!("journals: {drained}\n");
-        let mut connection = server.options().connect().await.unwrap();
+    /// Brings home what is in the journals of `sites`, which share a server, and counts.
+    pub(crate) async fn take(sites: &[&Site], tally: &Tally) -> Self {
+        let mut counts = Self::default();
+        for site in sites {
+            bring_home(site).await;
+        }
+        let site = sites[0];
+        counts.read(site, tally).await;
+        let gov = site.governance().await;
+        counts.check_notes(gov.audit(), tally).await;
+        let report = gov.audit().verify_all().await.unwrap();
+        assert!(report.verdict() != Verdict::Nothing, "nothing was recorded");
+        counts.entries = report.entries();
+        counts.judge(&report);
+        gov.shutdown().await;
+        counts
+    }
+
+    pub(crate) fn missing(&self, said: &Said) -> usize {
+        let missing = |id: &&Uuid| !self.stored.contains(*id);
+        said.acknowledged.iter().filter(missing).count()
+    }
+
+    pub(crate) fn duplicated(&self, said: &Said) -> usize {
+        let twice = |id: &&Uuid| self.twice.contains(*id);
+        said.acknowledged.iter().filter(twice).count()
+    }
+
+    pub(crate) fn is_fine(&self, tally: &Tally) -> bool {
+        tally.troubles.values().all(|said| self.missing(said) == 0)
+            && self.twice.is_empty()
+            && (self.forks, self.gaps, self.other, self.inconsistent) == (0, 0, 0, 0)
+            && (self.promises_broken, self.wrong_windows, self.money_missing) == (0, 0, 0)
+    }
+
+    async fn read(&mut self, site: &Site, tally: &Tally) {
+        let mut connection = site.server.options().connect().await.unwrap();
         let stored: Vec<Uuid> = sqlx::query_scalar("SELECT event_id FROM portcullis.entries")
             .fetch_all(&mut connection)
             .await
             .unwrap();
-        let twice = sqlx::query_scalar(
-            "SELECT count(*) FROM (SELECT event_id FROM portcullis.entries GROUP BY event_id HAVING count(*) > 1) AS t",
-        )
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
-        let promises_broken = sqlx::query_scalar(
+        for id in stored {
+            if !self.stored.insert(id) {
+                self.twice.insert(id);
+            }
+        }
+        self.promises_broken = sqlx::query_scalar(
             "SELECT count(*) FROM portcullis.budget_windows
               WHERE settled_usd + held_usd > usd_limit OR settled_usd < 0 OR held_usd < 0",
         )
         .fetch_one(&mut connection)
         .await
         .unwrap();
+        self.wrong_windows = sqlx::query_scalar(WRONG_WINDOWS)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
         let settled: Vec<(String, i64)> =
             sqlx::query_as("SELECT window_key, settled_usd FROM portcullis.budget_windows")
                 .fetch_all(&mut connection)
                 .await
                 .unwrap();
+        connection.close().await.unwrap();
         let settled: HashMap<String, i64> = settled.into_iter().collect();
         let short = |(session, told): &(&String, &i64)| {
             settled.get(*session).copied().unwrap_or(0) < **told
         };
-        let money_missing = tally.spent.iter().filter(short).count();
+        self.money_missing = tally.spent.iter().filter(short).count();
+    }
 
-        let report = gov.audit().verify_all().await.unwrap();
-        gov.shutdown().await;
-        assert!(report.verdict() != Verdict::Nothing, "nothing was recorded");
-        let class = |class: FindingClass| {
-            report
-                .findings()
-                .iter()
-                .filter(|f| f.class == class)
-                .count()
-        };
-        let (forks, gaps) = (class(FindingClass::Fork), class(FindingClass::Gap));
+    /// Whether each checkpoint that was given out is the beginning of the last one, and that one is
+    /// of what is stored.
+    async fn check_notes(&mut self, audit: &Audit, tally: &Tally) {
+        let key = log_key();
+        let last = audit.checkpoint(&key).await.unwrap();
+        let report = audit
+            .verify_checkpoints(key.verifier(), Some(last.note()))
+            .await
+            .unwrap();
+        self.judge(&report);
+        for note in &tally.notes {
+            let kept = Checkpoint::open(note, key.verifier()).unwrap();
+            let proof = audit.prove_consistency(kept.size()).await;
+            let holds = proof.is_ok_and(|proof| proof.verify(&kept, key.verifier()).is_ok());
+            self.inconsistent += usize::from(!holds);
+        }
+    }
+
+    fn judge(&mut self, report: &Verification) {
         for finding in report.findings() {
             println!("{finding}");
+            match finding.class {
+                FindingClass::Fork => self.forks += 1,
+                FindingClass::Gap => self.gaps += 1,
+                _ => self.other += 1,
+            }
         }
-        Self {
-            stored: stored.into_iter().collect(),
-            twice,
-            entries: report.entries(),
-            forks,
-            gaps,
-            other: report.findings().len() - forks - gaps,
-            promises_broken,
-            money_missing,
-        }
-    }
-
-    fn missing(&self, said: &Said) -> usize {
-        said.acknowledged
-            .iter()
-            .filter(|id| !self.stored.contains(id))
-            .count()
-    }
-
-    pub(crate) fn is_fine(&self, tally: &Tally) -> bool {
-        tally.troubles.values().all(|said| self.missing(said) == 0)
-            && (self.twice, self.forks, self.gaps, self.other) == (0, 0, 0, 0)
-            && (self.promises_broken, self.money_missing) == (0, 0)
     }
 }
 
-pub(crate) fn table(tally: &Tally, counts: &Counts) -> String {
-    let mut text = format!(
-        "{:<32} {:>6} {:>6} {:>12} {:>8} {:>6} {:>22}\n",
-        "trouble", "rounds", "kills", "acknowledged", "missing", "lost", "recovered ms p50 / max"
-    );
-    let (mut kills, mut acknowledged) = (0, 0);
-    for (trouble, said) in &tally.troubles {
-        kills += said.kills;
-        acknowledged += said.acknowledged.len();
-        let _ = writeln!(
-            text,
-            "{:<32} {:>6} {:>6} {:>12} {:>8} {:>6} {:>22}",
-            trouble.name(),
-            said.rounds,
-            said.kills,
-            said.acknowledged.len(),
-            counts.missing(said),
-            said.lost,
-            recovery(&said.recovered)
-        );
+/// What children kept in journals or left in the outbox comes into the trail.
+async fn bring_home(site: &Site) {
+    let gov = site.governance().await;
+    loop {
+        let drained = gov.audit().drain().await.unwrap();
+        println!("{}: {drained}", site.journals.display());
+        if drained.in_use == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let _ = write!(
-        text,
-        "\n{kills} kills, {acknowledged} acknowledged, {} entries: {} twice, {} forks, {} gaps, {} other findings, {} budget promises broken, {} sessions with money missing",
-        counts.entries,
-        counts.twice,
-        counts.forks,
-        counts.gaps,
-        counts.other,
-        counts.promises_broken,
-        counts.money_missing
-    );
-    text
-}
-
-fn recovery(took: &[Duration]) -> String {
-    let mut took: Vec<u128> = took.iter().map(Duration::as_millis).collect();
-    took.sort_unstable();
-    match took.last() {
-        Some(max) => format!("{} / {max}", took[took.len() / 2]),
-        None => "-".to_owned(),
-    }
+    let moved = gov.audit().move_outbox().await.unwrap();
+    println!("the outbox: {moved:?}");
+    gov.shutdown().await;
 }

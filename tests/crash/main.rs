@@ -1,5 +1,6 @@
-//! The crash harness: processes are killed, the server is stopped, hung and cut off, the clock jumps,
-//! and then it is counted what became of everything that was acknowledged.
+//! The crash harness: processes are killed, anywhere and at chosen points, the server is stopped, hung
+//! and cut off, disks fill up, the clock jumps, and then it is counted what became of everything that
+//! was acknowledged.
 //!
 //! `cargo test --test crash` runs the short form. The full form, with at least a thousand kills:
 //!
@@ -8,8 +9,11 @@
 //! ```
 //!
 //! Either prints a table and fails if anything that was acknowledged is missing or twice, if a chain
-//! has a fork or a gap, or if a budget's promise was broken. Troubles and moments are random; what is
-//! counted is not.
+//! has a fork or a gap, if a checkpoint was given out that the last one does not go on from, or if a
+//! budget's promise was broken. Moments are random; what is counted is not.
+//!
+//! Full disks take root, for their mounts. Where that is not given, the table says that they were left
+//! out. A word beside `--full` chooses the troubles that have it in their names.
 
 #![allow(
     missing_docs,
@@ -28,6 +32,9 @@
 
 mod child;
 mod count;
+#[path = "../it/common/ledger.rs"]
+mod ledger;
+mod orders;
 #[allow(
     dead_code,
     reason = "shared with the integration tests, which use all of it"
@@ -35,39 +42,66 @@ mod count;
 #[path = "../it/common/proxy.rs"]
 mod proxy;
 mod round;
+mod said;
 mod server;
+mod site;
+mod table;
+mod trouble;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
-use portcullis::cost::Budget;
-use portcullis::store::embedded::{Cluster, DatabaseName, Durability};
-use portcullis::{AgentId, AuditKeys, Database, Governance, Secret, Usd};
+use portcullis::tlog::LogKey;
+use portcullis::{AuditKeys, Secret};
 
 use crate::count::Counts;
-use crate::round::{Round, Tally, Trouble};
-use crate::server::Server;
+use crate::orders::Orders;
+use crate::round::Round;
+use crate::said::Tally;
+use crate::site::Site;
+use crate::trouble::{Point, Trouble};
 
 /// The secret of the harness: random-looking, of no worth.
 const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90";
+/// The log's, likewise.
+const SEED: &str = "5f60718293a4b5c6d7e8f901a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
 
 /// How often each trouble happens, in the short form and in the full one.
 const ROUNDS: &[(Trouble, usize, usize)] = &[
-    (Trouble::Kill, 4, 160),
-    (Trouble::KillSpooled, 4, 60),
-    (Trouble::StopFast, 1, 15),
-    (Trouble::StopImmediate, 1, 15),
-    (Trouble::Hang, 1, 10),
-    (Trouble::CutAfterCommit, 2, 20),
+    (Trouble::Kill, 2, 70),
+    (Trouble::KillSpooled, 1, 30),
+    (Trouble::KillOutage, 1, 20),
+    (Trouble::KillDraining, 1, 12),
+    (Trouble::KillCheckpoint, 1, 15),
+    (Trouble::Before(Point::Append), 0, 6),
+    (Trouble::After(Point::Append), 1, 6),
+    (Trouble::Before(Point::Reserve), 0, 6),
+    (Trouble::After(Point::Reserve), 0, 6),
+    (Trouble::Before(Point::Settle), 0, 6),
+    (Trouble::After(Point::Settle), 1, 6),
+    (Trouble::Before(Point::Move), 0, 6),
+    (Trouble::After(Point::Move), 1, 6),
+    (Trouble::Before(Point::Drain), 0, 6),
+    (Trouble::After(Point::Drain), 1, 6),
+    (Trouble::Before(Point::Checkpoint), 0, 6),
+    (Trouble::After(Point::Checkpoint), 1, 6),
+    (Trouble::StopFast, 1, 10),
+    (Trouble::StopImmediate, 1, 10),
+    (Trouble::Hang, 1, 8),
+    (Trouble::CutAfterCommit, 1, 12),
     (Trouble::ClockForward, 1, 5),
     (Trouble::ClockBack, 1, 5),
 ];
+/// The same, where disks are small.
+const SMALL_JOURNALS: (Trouble, usize, usize) = (Trouble::JournalDiskFull, 1, 6);
+const SMALL_SERVER: (Trouble, usize, usize) = (Trouble::ServerDiskFull, 1, 6);
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
-    if let Some(orders) = child::orders() {
+    if let Some(orders) = Orders::received() {
         runtime.block_on(child::run(orders));
         return ExitCode::SUCCESS;
     }
@@ -77,54 +111,93 @@ fn main() -> ExitCode {
         println!("crash: test");
         return ExitCode::SUCCESS;
     }
-    if asked
+    let full = asked.iter().any(|a| a == "--full");
+    let words: Vec<&str> = asked
         .iter()
-        .any(|a| !a.starts_with('-') && !"crash".contains(a.as_str()))
-    {
+        .map(String::as_str)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    if !full && words.iter().any(|word| !"crash".contains(word)) {
         return ExitCode::SUCCESS;
     }
-    runtime.block_on(harness(asked.iter().any(|a| a == "--full")))
+    if let Some(ended) = site::among_mounts_of_its_own() {
+        return ended;
+    }
+    let plan = Plan {
+        full,
+        word: words.first().copied().filter(|_| full).unwrap_or_default(),
+    };
+    runtime.block_on(harness(&plan))
 }
 
-async fn harness(full: bool) -> ExitCode {
-    let directory = std::env::temp_dir().join(format!("portcullis-crash-{}", std::process::id()));
-    let cluster = Cluster::start_with(directory.join("postgres"), Durability::Full)
-        .await
-        .unwrap();
-    let name: DatabaseName = "crash".parse().unwrap();
-    cluster.ensure_database(&name).await.unwrap();
-    let server = Server::new(cluster.clone(), "crash");
-    let database = Database::options(server.options());
-    database.migrate().await.unwrap();
-    let gov = governance(&database).await;
-    let agent = AgentId::parse(child::AGENT).unwrap();
-    gov.cost()
-        .register(Budget::for_agent(agent).per_session(Usd::dollars(2)))
-        .await
-        .unwrap();
-    gov.shutdown().await;
+/// What is asked for.
+struct Plan<'a> {
+    full: bool,
+    /// In the names of troubles.
+    word: &'a str,
+}
 
-    let mut tally = Tally::default();
-    for (trouble, short, long) in ROUNDS {
-        for _ in 0..if full { *long } else { *short } {
-            Round::new(&server, *trouble).run(&mut tally).await;
+impl Plan<'_> {
+    fn rounds(&self, (trouble, short, full): (Trouble, usize, usize)) -> usize {
+        match (trouble.name().contains(self.word), self.full) {
+            (false, _) => 0,
+            (true, false) => short,
+            (true, true) => full,
         }
     }
-    let counts = Counts::take(&server, &tally).await;
-    println!("{}", count::table(&tally, &counts));
-    cluster.stop().await;
+
+    async fn run(&self, site: &Site, what: (Trouble, usize, usize), tally: &mut Tally) {
+        for _ in 0..self.rounds(what) {
+            Round::new(site, what.0).run(tally).await;
+        }
+    }
+}
+
+async fn harness(plan: &Plan<'_>) -> ExitCode {
+    let began = Instant::now();
+    let directory = std::env::temp_dir().join(format!("portcullis-crash-{}", std::process::id()));
+    let site = Site::new(&directory).await;
+    let mut books = Vec::new();
+    let mut tally = Tally::default();
+    for trouble in ROUNDS {
+        plan.run(&site, *trouble, &mut tally).await;
+    }
+    let mut sites = vec![&site];
+    let small;
+    if site::may_mount() {
+        small = site.with_small_journals(&directory.join("small"));
+        plan.run(&small, SMALL_JOURNALS, &mut tally).await;
+        sites.push(&small);
+    }
+    let counts = Counts::take(&sites, &tally).await;
+    books.push((tally, counts));
+    if site::may_mount() && plan.rounds(SMALL_SERVER) > 0 {
+        let small = Site::small(&directory.join("small-server")).await;
+        let mut tally = Tally::default();
+        plan.run(&small, SMALL_SERVER, &mut tally).await;
+        let counts = Counts::take(&[&small], &tally).await;
+        books.push((tally, counts));
+        small.server.end().await;
+    }
+    println!("\n{}", table::table(&books));
+    println!("in {} s", began.elapsed().as_secs());
+    if !site::may_mount() {
+        println!("NOT RUN: full disks, of the journal and of the server; their mounts take root");
+    }
+    site.server.clone().end().await;
     let _ = std::fs::remove_dir_all(&directory);
-    if counts.is_fine(&tally) {
+    if books.iter().all(|(tally, counts)| counts.is_fine(tally)) {
         ExitCode::SUCCESS
     } else {
+        println!("NOT FINE");
         ExitCode::FAILURE
     }
 }
 
-async fn governance(database: &Database) -> Governance {
-    let keys = AuditKeys::single(Secret::parse(SECRET).unwrap());
-    Governance::builder(database.clone(), keys)
-        .connect()
-        .await
-        .unwrap()
+fn keys() -> AuditKeys {
+    AuditKeys::single(Secret::parse(SECRET).unwrap())
+}
+
+fn log_key() -> LogKey {
+    LogKey::new("audit.example/crash", &Secret::parse(SEED).unwrap()).unwrap()
 }

@@ -1,195 +1,220 @@
 //! One round: children at work, one trouble, and then all of them are killed.
 
-use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis::SessionId;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-use uuid::Uuid;
 
-use crate::child::Orders;
+use crate::orders::{Orders, Role};
 use crate::proxy::{Fault, Proxy};
-use crate::server::Server;
+use crate::said::{Heard, News, Tally, listen};
+use crate::site::Site;
+use crate::trouble::Trouble;
 
 const CHILDREN: usize = 4;
-
-/// What happens to the processes, beside that they are killed in the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Trouble {
-    Kill,
-    KillSpooled,
-    StopFast,
-    StopImmediate,
-    Hang,
-    CutAfterCommit,
-    ClockForward,
-    ClockBack,
-}
-
-impl Trouble {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill -9",
-            Self::KillSpooled => "kill -9, journal first",
-            Self::StopFast => "server stopped fast",
-            Self::StopImmediate => "server stopped immediately",
-            Self::Hang => "server hung",
-            Self::CutAfterCommit => "cut before the acknowledgement",
-            Self::ClockForward => "clock an hour ahead",
-            Self::ClockBack => "clock an hour back",
-        }
-    }
-}
-
-/// What the children said, by trouble.
-#[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) troubles: BTreeMap<Trouble, Said>,
-    /// What each session was told that it has spent, in nano-dollars.
-    pub(crate) spent: HashMap<String, i64>,
-}
-
-#[derive(Default)]
-pub(crate) struct Said {
-    pub(crate) rounds: usize,
-    pub(crate) kills: usize,
-    pub(crate) acknowledged: Vec<Uuid>,
-    /// Said to be lost, which is honest: nothing was acknowledged.
-    pub(crate) lost: usize,
-    /// From the end of the trouble to the next acknowledgement.
-    pub(crate) recovered: Vec<Duration>,
-}
+/// How long anything may take; then the harness fails and says where it was.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Round<'s> {
-    server: &'s Server,
+    site: &'s Site,
     trouble: Trouble,
     session: SessionId,
-    /// Acknowledgements of this round so far.
-    heard: Arc<AtomicU64>,
+    heard: Arc<Heard>,
+    running: Vec<Running>,
+    /// What those said that were killed.
+    lines: Vec<String>,
+    kills: usize,
+}
+
+struct Running {
+    child: Child,
+    said: JoinHandle<Vec<String>>,
 }
 
 impl<'s> Round<'s> {
-    pub(crate) fn new(server: &'s Server, trouble: Trouble) -> Self {
+    pub(crate) fn new(site: &'s Site, trouble: Trouble) -> Self {
         Self {
-            server,
+            site,
             trouble,
             session: SessionId::new(),
             heard: Arc::default(),
+            running: Vec::new(),
+            lines: Vec::new(),
+            kills: 0,
         }
     }
 
-    pub(crate) async fn run(self, tally: &mut Tally) {
-        let proxy = match self.trouble {
-            Trouble::CutAfterCommit => Some(Proxy::before(&self.server.options()).await),
-            _ => None,
+    pub(crate) async fn run(mut self, tally: &mut Tally) {
+        let role = self.trouble.role();
+        if role == Role::Drain {
+            self.leave_journals().await;
+        }
+        let proxy = match self.trouble.takes_a_proxy() {
+            true => Some(Proxy::before(&self.site.server.options()).await),
+            false => None,
         };
-        let url = proxy.as_ref().map_or_else(|| self.server.url(), url_of);
-        let mut children: Vec<(Child, JoinHandle<Vec<String>>)> =
-            (0..CHILDREN).map(|_| self.start(&url)).collect();
-        self.hear(CHILDREN as u64 * 8).await;
-        let recovered = self.trouble(proxy.as_ref()).await;
-        let mut lines = Vec::new();
-        for (child, _) in &mut children {
-            tokio::time::sleep(Duration::from_millis(random(120))).await;
-            child.start_kill().unwrap();
+        self.start(CHILDREN, role, proxy.as_ref());
+        if role != Role::Drain {
+            self.hear(CHILDREN as u64 * 8, News::Any).await;
         }
-        for (mut child, said) in children {
-            child.wait().await.unwrap();
-            lines.extend(said.await.unwrap());
+        let mut recovered = self.trouble(proxy.as_ref()).await;
+        self.kill_all().await;
+        if self.trouble.ends_by_a_successor() {
+            drop(proxy);
+            let over = Instant::now();
+            self.start(1, Role::Work, None);
+            self.hear(1, News::Any).await;
+            recovered = Some(over.elapsed());
+            self.kill_all().await;
         }
-        let said = tally.troubles.entry(self.trouble).or_default();
+        let said = tally.take(self.trouble, self.session.as_str(), &self.lines);
         said.rounds += 1;
-        said.kills += CHILDREN;
+        said.kills += self.kills;
         said.recovered.extend(recovered);
-        for line in lines {
-            let (word, what) = line.split_once(' ').unwrap();
-            match word {
-                "committed" | "kept" => said.acknowledged.push(what.parse().unwrap()),
-                "lost" => said.lost += 1,
-                "spent" => {
-                    let session = self.session.as_str().to_owned();
-                    *tally.spent.entry(session).or_default() += what.parse::<i64>().unwrap();
-                }
-                other => panic!("a child said {other}"),
-            }
-        }
-    }
-
-    fn start(&self, url: &str) -> (Child, JoinHandle<Vec<String>>) {
-        let orders = Orders {
-            url: url.to_owned(),
-            session: self.session.clone(),
-            jump: match self.trouble {
-                Trouble::ClockForward => 3_600,
-                Trouble::ClockBack => -3_600,
-                _ => 0,
-            },
-            spooled: self.trouble == Trouble::KillSpooled,
-        };
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .envs(orders.environment())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let said = child.stdout.take().unwrap();
-        (child, tokio::spawn(listen(said, Arc::clone(&self.heard))))
-    }
-
-    /// Waits until the children have had so many more acknowledgements.
-    async fn hear(&self, more: u64) {
-        let goal = self.heard.load(Ordering::SeqCst) + more;
-        while self.heard.load(Ordering::SeqCst) < goal {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
     }
 
     /// Makes the trouble; says how long it took until an acknowledgement came again.
-    async fn trouble(&self, proxy: Option<&Proxy>) -> Option<Duration> {
+    async fn trouble(&mut self, proxy: Option<&Proxy>) -> Option<Duration> {
         match self.trouble {
             Trouble::Kill | Trouble::KillSpooled => return None,
-            Trouble::StopFast => self.server.stop("INT").await,
-            Trouble::StopImmediate => self.server.stop("QUIT").await,
-            Trouble::Hang => self.server.hang(Duration::from_secs(1)).await,
+            Trouble::KillDraining | Trouble::KillCheckpoint => {
+                tokio::time::sleep(Duration::from_millis(random(150))).await;
+                return None;
+            }
+            Trouble::KillOutage => {
+                let proxy = proxy.unwrap();
+                if random(2) == 0 {
+                    // What was under way is committed, and journalled too.
+                    proxy.inject(Fault::GoneAfterCommit);
+                    until("the server goes", || proxy.spent()).await;
+                }
+                proxy.down();
+                self.hear(40, News::Kept).await;
+                return None;
+            }
+            Trouble::Before(point) | Trouble::After(point) => {
+                let fault = match self.trouble {
+                    Trouble::Before(_) => Fault::Hang,
+                    _ => Fault::HangAfterCommit,
+                };
+                let proxy = proxy.unwrap();
+                proxy.inject_into(point.statement(), fault);
+                until("the point is reached", || proxy.hanging() > 0).await;
+                // At once: none of them is to go on.
+                self.kill_now().await;
+                return None;
+            }
+            Trouble::StopFast => self.site.server.stop("INT").await,
+            Trouble::StopImmediate => self.site.server.stop("QUIT").await,
+            Trouble::Hang => self.site.server.hang(Duration::from_secs(1)).await,
             Trouble::CutAfterCommit => {
                 let proxy = proxy.unwrap();
                 for _ in 0..8 {
                     proxy.inject(Fault::CutAfterCommit);
                 }
-                while !proxy.spent() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+                until("the connections are cut", || proxy.spent()).await;
             }
             Trouble::ClockForward | Trouble::ClockBack => {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
+            Trouble::JournalDiskFull => {
+                let proxy = proxy.unwrap();
+                proxy.down();
+                self.hear(20, News::Lost).await;
+                self.kill_half().await;
+                proxy.up();
+            }
+            Trouble::ServerDiskFull => {
+                let full = self.site.fill();
+                self.hear(20, News::Kept).await;
+                self.kill_half().await;
+                drop(full);
+                self.site.server.answers().await;
+            }
         }
         let over = Instant::now();
-        self.hear(1).await;
+        self.hear(1, News::Committed).await;
         Some(over.elapsed())
+    }
+
+    /// Processes that die in an outage, with their journals full.
+    async fn leave_journals(&mut self) {
+        let proxy = Proxy::before(&self.site.server.options()).await;
+        self.start(CHILDREN, Role::Work, Some(&proxy));
+        self.hear(CHILDREN as u64 * 8, News::Any).await;
+        proxy.down();
+        self.hear(400, News::Kept).await;
+        self.kill_now().await;
+    }
+
+    fn start(&mut self, children: usize, role: Role, proxy: Option<&Proxy>) {
+        for _ in 0..children {
+            let orders = Orders {
+                url: proxy.map_or_else(|| self.site.server.url(), url_of),
+                session: self.session.clone(),
+                journals: self.site.journals.clone(),
+                role,
+                jump: self.trouble.jump(),
+                spooled: self.trouble == Trouble::KillSpooled,
+                signed: random(2) == 0,
+            };
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .envs(orders.environment())
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            let said = child.stdout.take().unwrap();
+            let said = tokio::spawn(listen(said, Arc::clone(&self.heard)));
+            self.running.push(Running { child, said });
+        }
+    }
+
+    /// One after the other, at moments of their own.
+    async fn kill_all(&mut self) {
+        for running in &mut self.running {
+            tokio::time::sleep(Duration::from_millis(random(120))).await;
+            running.child.start_kill().unwrap();
+        }
+        self.kill_now().await;
+    }
+
+    async fn kill_half(&mut self) {
+        let rest = self.running.split_off(CHILDREN / 2);
+        self.kill_now().await;
+        self.running = rest;
+    }
+
+    async fn kill_now(&mut self) {
+        for running in &mut self.running {
+            running.child.start_kill().unwrap();
+        }
+        for mut running in self.running.drain(..) {
+            let ended = running.child.wait().await.unwrap();
+            assert_eq!(ended.code(), None, "a child ended before it was killed");
+            self.kills += 1;
+            self.lines.extend(running.said.await.unwrap());
+        }
+    }
+
+    /// Waits until the children have had so much more news.
+    async fn hear(&self, more: u64, news: News) {
+        let goal = self.heard.of(news) + more;
+        let what = format!("{more} more {news:?} in {:?}", self.trouble);
+        until(&what, || self.heard.of(news) >= goal).await;
     }
 }
 
-/// Collects what a child says. Its last line may be cut off by its death; that one was not said.
-async fn listen(said: ChildStdout, heard: Arc<AtomicU64>) -> Vec<String> {
-    let mut said = BufReader::new(said);
-    let mut lines = Vec::new();
-    loop {
-        let mut line = String::new();
-        if said.read_line(&mut line).await.unwrap() == 0 || !line.ends_with('\n') {
-            return lines;
-        }
-        if !line.starts_with("lost") {
-            heard.fetch_add(1, Ordering::SeqCst);
-        }
-        lines.push(line.trim_end().to_owned());
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 /// A Postgres of the harness' own. Its supervisor starts it again when it has ended.
+#[derive(Clone)]
 pub(crate) struct Server {
     cluster: Cluster,
     database: &'static str,
@@ -62,6 +63,11 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Ends it; it does not come back.
+    pub(crate) async fn end(self) {
+        self.cluster.stop().await;
     }
 
     fn pid(&self) -> u32 {

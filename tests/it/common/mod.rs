@@ -2,6 +2,7 @@
 
 pub(crate) mod http;
 pub(crate) mod journal;
+pub(crate) mod ledger;
 pub(crate) mod openai_gate;
 pub(crate) mod openai_server;
 pub(crate) mod proxy;

@@ -3,7 +3,7 @@
 //! It reads the protocol's messages, so that "after the commit and before its acknowledgement" is
 //! a place and not a matter of luck.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -25,22 +25,54 @@ pub(crate) enum Fault {
     CutBeforeCommit,
     /// Swallow the statement and keep the connection open: the server hangs.
     Hang,
+    /// Let the server commit, swallow its acknowledgement, and keep the connection open.
+    HangAfterCommit,
+}
+
+/// The statements that a fault may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Statement {
+    /// What writes a batch of entries, wherever they come from.
+    Append,
+    /// The one with this text in it.
+    With(&'static str),
+}
+
+impl Statement {
+    fn is(self, text: &str) -> bool {
+        match self {
+            Self::Append => {
+                text.contains("UPDATE portcullis.chains")
+                    && text.contains("INSERT INTO portcullis.entries")
+            }
+            Self::With(part) => text.contains(part),
+        }
+    }
 }
 
 #[derive(Default)]
 struct Shared {
     refuse: AtomicBool,
-    /// What happens to the appends to come, next first.
-    faults: Mutex<Vec<Fault>>,
+    /// What happens to the statements to come, next first.
+    faults: Mutex<Vec<(Statement, Fault)>>,
+    /// How many connections hang by a fault.
+    hanging: AtomicU32,
     /// How many appends were sent.
     appends: AtomicU32,
     cut_all: Notify,
 }
 
 impl Shared {
-    fn next_fault(&self) -> Option<Fault> {
+    fn next_fault(&self, text: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap();
-        (!faults.is_empty()).then(|| faults.remove(0))
+        let at = faults
+            .iter()
+            .position(|(statement, _)| statement.is(text))?;
+        Some(faults.remove(at).1)
+    }
+
+    fn hangs(&self) {
+        self.hanging.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -48,6 +80,12 @@ impl Shared {
 pub(crate) struct Proxy {
     shared: Arc<Shared>,
     options: PgConnectOptions,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.down();
+    }
 }
 
 #[derive(Clone)]
@@ -93,7 +131,17 @@ impl Proxy {
 
     /// Does `fault` to the next append that has none ahead of it.
     pub(crate) fn inject(&self, fault: Fault) {
-        self.shared.faults.lock().unwrap().push(fault);
+        self.inject_into(Statement::Append, fault);
+    }
+
+    /// Does `fault` to the next such statement that has none ahead of it.
+    pub(crate) fn inject_into(&self, statement: Statement, fault: Fault) {
+        self.shared.faults.lock().unwrap().push((statement, fault));
+    }
+
+    /// How many connections hang by a fault: each is where the fault wanted it.
+    pub(crate) fn hanging(&self) -> u32 {
+        self.shared.hanging.load(Ordering::SeqCst)
     }
 
     /// Whether all injected faults have happened.
@@ -156,34 +204,37 @@ async fn pump(
 ) {
     client.set_nodelay(true).unwrap();
     let (mut from_client, mut to_client) = client.into_split();
-    // Set while the acknowledgement of an append is to be swallowed.
-    let swallow = AtomicBool::new(false);
+    // The fault that waits for the commit of a statement.
+    let after: Mutex<Option<Fault>> = Mutex::new(None);
     let up = async {
-        let mut appends = HashSet::new();
+        let mut statements = HashMap::new();
         // The startup message has no type.
         let mut startup = message(&mut from_client, false).await?;
         loop {
             to_server.write_all(&startup).await.ok()?;
             let next = message(&mut from_client, true).await?;
             match next[0] {
-                b'P' if is_append(&next) => {
-                    appends.insert(name(&next[5..]).to_vec());
+                b'P' => {
+                    let text = String::from_utf8_lossy(&next).into_owned();
+                    statements.insert(name(&next[5..]).to_vec(), text);
                 }
                 b'B' => {
                     let portal = name(&next[5..]);
-                    let statement = name(&next[5 + portal.len() + 1..]).to_vec();
-                    if appends.contains(&statement) {
+                    let statement = name(&next[5 + portal.len() + 1..]);
+                    let text = statements.get(statement).map_or("", String::as_str);
+                    if Statement::Append.is(text) {
                         shared.appends.fetch_add(1, Ordering::SeqCst);
-                        match shared.next_fault() {
-                            Some(Fault::CutBeforeCommit) => return None,
-                            Some(Fault::Hang) => std::future::pending::<()>().await,
-                            Some(Fault::CutAfterCommit) => swallow.store(true, Ordering::SeqCst),
-                            Some(Fault::GoneAfterCommit) => {
-                                shared.refuse.store(true, Ordering::SeqCst);
-                                swallow.store(true, Ordering::SeqCst);
-                            }
-                            None => {}
+                    }
+                    match shared.next_fault(text) {
+                        Some(Fault::CutBeforeCommit) => return None,
+                        Some(Fault::Hang) => {
+                            shared.hangs();
+                            // Until the client has gone.
+                            while message(&mut from_client, true).await.is_some() {}
+                            return None;
                         }
+                        Some(fault) => *after.lock().unwrap() = Some(fault),
+                        None => {}
                     }
                 }
                 _ => {}
@@ -192,16 +243,34 @@ async fn pump(
         }
     };
     let down = async {
+        let mut held = Vec::new();
         loop {
             let next = message(&mut from_server, true).await?;
-            if swallow.load(Ordering::SeqCst) {
-                if next[0] == b'Z' {
-                    // Ready for the next query: the commit has happened.
+            let fault = *after.lock().unwrap();
+            let Some(fault) = fault else {
+                to_client.write_all(&next).await.ok()?;
+                continue;
+            };
+            // Ready for the next query: the statement has ended, and outside of a transaction (or
+            // after one), the commit has happened.
+            match (next[0], next.last()) {
+                (b'Z', Some(b'I')) if fault == Fault::HangAfterCommit => {
+                    shared.hangs();
+                    std::future::pending().await
+                }
+                (b'Z', Some(b'I')) => {
+                    if fault == Fault::GoneAfterCommit {
+                        shared.refuse.store(true, Ordering::SeqCst);
+                    }
                     return None::<()>;
                 }
-                continue;
+                (b'Z', _) => {
+                    held.extend_from_slice(&next);
+                    to_client.write_all(&held).await.ok()?;
+                    held.clear();
+                }
+                _ => held.extend_from_slice(&next),
             }
-            to_client.write_all(&next).await.ok()?;
         }
     };
     let _: Option<()> = tokio::select! { end = up => end, end = down => end };
@@ -220,9 +289,4 @@ async fn message(from: &mut (impl AsyncRead + Unpin), typed: bool) -> Option<Vec
 
 fn name(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap()
-}
-
-fn is_append(parse: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(parse);
-    text.contains("UPDATE portcullis.chains") && text.contains("INSERT INTO portcullis.entries")
 }

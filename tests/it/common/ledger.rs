@@ -1,0 +1,19 @@
+//! Whether what was charged adds up.
+
+/// How many windows of budgets do not add up to their reservations.
+pub(crate) const WRONG_WINDOWS: &str = "
+    SELECT count(*)
+      FROM portcullis.budget_windows w
+      LEFT JOIN (
+          SELECT c.budget, c.period, c.key,
+                 coalesce(sum(c.usd) FILTER (WHERE r.state = 'settled'), 0) AS settled,
+                 coalesce(sum(c.usd) FILTER (WHERE r.state IN ('held', 'unknown')), 0) AS held,
+                 coalesce(sum(r.charged_tokens) FILTER (WHERE r.state = 'settled'), 0) AS settled_t,
+                 coalesce(sum(r.charged_tokens) FILTER (WHERE r.state IN ('held', 'unknown')), 0) AS held_t
+            FROM portcullis.reservations r
+           CROSS JOIN LATERAL unnest(r.budgets, r.periods, r.window_keys, r.charged_usd)
+                 AS c(budget, period, key, usd)
+           GROUP BY 1, 2, 3) s ON (s.budget, s.period, s.key) = (w.budget, w.period, w.window_key)
+     WHERE (w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens)
+           IS DISTINCT FROM (coalesce(s.settled, 0)::bigint, coalesce(s.held, 0)::bigint,
+                             coalesce(s.settled_t, 0)::bigint, coalesce(s.held_t, 0)::bigint)";

@@ -274,14 +274,15 @@ macro_rules! uuid_ids {
                 Self(crate::random::uuid_v7())
             }
 
-            /// Parses the text form of a UUIDv7.
+            /// Parses the text form of a UUIDv7, or of a UUIDv8: the entry that registers an agent's
+            /// key has an id that is made of the key.
             ///
             /// # Errors
             ///
             /// [`InvalidUuid`] if it is not one.
             pub fn parse(text: impl AsRef<str>) -> Result<Self, InvalidUuid> {
                 match Uuid::try_parse(text.as_ref()) {
-                    Ok(id) if id.get_version_num() == 7 => Ok(Self(id)),
+                    Ok(id) if matches!(id.get_version_num(), 7 | 8) => Ok(Self(id)),
                     _ => Err(InvalidUuid { what: $text }),
                 }
             }
@@ -379,10 +380,12 @@ mod tests {
     }
 
     #[test]
-    fn only_version_7_is_an_event_id() {
+    fn every_id_that_this_crate_makes_is_read_and_no_other() {
         assert!(EventId::parse("550e8400-e29b-41d4-a716-446655440000").is_err());
-        let id = EventId::new();
-        assert_eq!(EventId::parse(id.to_string()), Ok(id));
+        let of_contents = uuid::Builder::from_custom_bytes([7; 16]).into_uuid();
+        for id in [EventId::new(), EventId::from_uuid(of_contents)] {
+            assert_eq!(EventId::parse(id.to_string()), Ok(id));
+        }
     }
 
     proptest! {

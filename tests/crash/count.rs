@@ -1,6 +1,8 @@
 //! Counting, when all is over: what was acknowledged, against what is stored.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use portcullis::audit::{Audit, FindingClass, Verdict, Verification};
@@ -30,6 +32,9 @@ pub(crate) struct Counts {
     pub(crate) money_missing: usize,
     /// Checkpoints that were given out and are not the beginning of the last one.
     pub(crate) inconsistent: usize,
+    /// Lines that were set aside: those that a crash has torn, and others.
+    pub(crate) torn: usize,
+    pub(crate) set_aside: usize,
 }
 
 impl Counts {
@@ -38,6 +43,7 @@ impl Counts {
         let mut counts = Self::default();
         for site in sites {
             bring_home(site).await;
+            counts.look_aside(&site.journals);
         }
         let site = sites[0];
         counts.read(site, tally).await;
@@ -64,7 +70,8 @@ impl Counts {
     pub(crate) fn is_fine(&self, tally: &Tally) -> bool {
         tally.troubles.values().all(|said| self.missing(said) == 0)
             && self.twice.is_empty()
-            && (self.forks, self.gaps, self.other, self.inconsistent) == (0, 0, 0, 0)
+            && (self.forks, self.gaps, self.other, self.set_aside) == (0, 0, 0, 0)
+            && self.inconsistent == 0
             && (self.promises_broken, self.wrong_windows, self.money_missing) == (0, 0, 0)
     }
 
@@ -118,6 +125,24 @@ impl Counts {
             let proof = audit.prove_consistency(kept.size()).await;
             let holds = proof.is_ok_and(|proof| proof.verify(&kept, key.verifier()).is_ok());
             self.inconsistent += usize::from(!holds);
+        }
+    }
+
+    /// A line that was not acknowledged may be torn. One that is whole was kept from the trail.
+    fn look_aside(&mut self, journals: &Path) {
+        for file in fs::read_dir(journals).into_iter().flatten() {
+            let path = file.unwrap().path();
+            if path.extension().is_none_or(|e| e != "quarantine") {
+                continue;
+            }
+            for line in fs::read(&path).unwrap().split(|byte| *byte == b'\n') {
+                if line.ends_with(b"}") {
+                    println!("{}: {}", path.display(), String::from_utf8_lossy(line));
+                    self.set_aside += 1;
+                } else if !line.is_empty() {
+                    self.torn += 1;
+                }
+            }
         }
     }
 

@@ -46,12 +46,15 @@ pub(crate) fn table(books: &[(Tally, Counts)]) -> String {
     let _ = write!(
         text,
         "\n{kills} kills, {acknowledged} acknowledged; {} entries: {} forks, {} unexplained gaps, {} other findings\n\
+         journals: {} torn lines that nobody was told of, {} whole lines set aside\n\
          {notes} checkpoints given out: {} inconsistent\n\
          budgets: {} promises broken, {} windows that do not add up, {} sessions with money missing",
         sum(&|c| i64::try_from(c.entries).unwrap()),
         sum(&|c| count(c.forks)),
         sum(&|c| count(c.gaps)),
         sum(&|c| count(c.other)),
+        sum(&|c| count(c.torn)),
+        sum(&|c| count(c.set_aside)),
         sum(&|c| count(c.inconsistent)),
         sum(&|c| c.promises_broken),
         sum(&|c| c.wrong_windows),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use portcullis::audit::{
-    Audit, AuditError, AuditEvent, AuditKeys, JournalError, Receipt, Recorded,
+    AgentKey, Audit, AuditError, AuditEvent, AuditKeys, JournalError, Receipt, Recorded,
+    SignPolicy, Signing,
 };
 use portcullis::cost::Budget;
 use portcullis::scope::ScopePolicy;
@@ -426,6 +427,24 @@ async fn without_a_store_decisions_go_to_the_journal_first_and_budgets_refuse() 
     );
     assert_clean(&trail).await;
     gov.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_key_that_an_outage_was_signed_with_comes_home_with_what_it_signed() {
+    let (directory, mut trail, proxy) = outage().await;
+    let me = AgentId::parse("billing-agent").unwrap();
+    let key = AgentKey::ephemeral(me).unwrap();
+    trail.audit = trail
+        .audit
+        .sign_with(&Signing::new(SignPolicy::All).key(key));
+    let signed = event("app.signed");
+    trail.audit.append(signed.clone()).await.unwrap();
+    proxy.up();
+    drained(&trail, &directory).await;
+    assert!(directory.quarantined().is_empty());
+    let entry = trail.audit.event(signed.id()).await.unwrap().unwrap();
+    assert!(entry.signed_by.is_some());
+    assert_clean(&trail).await;
 }
 
 #[tokio::test]

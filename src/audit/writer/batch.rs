@@ -86,6 +86,10 @@ impl Batch {
                 self.push(place, draft);
             }
         }
+        if self.len() == 0 {
+            // It only asks whether the store takes anything: the head stays that of its last entry.
+            self.to = self.from;
+        }
     }
 
     fn push(&mut self, place: Place<'_>, draft: &Draft) {

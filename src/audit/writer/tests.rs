@@ -141,6 +141,21 @@ async fn what_is_stored_has_the_mac_of_row_v1() {
     assert!(rows.len() > 200);
 }
 
+/// A process that dies right after it found the store again leaves nothing to be found.
+#[tokio::test]
+async fn asking_whether_the_store_takes_anything_changes_no_chain() {
+    let (_test, _pool, clock, audit) = trail(&keys()).await;
+    audit.append(event("app.before")).await.unwrap();
+    clock.advance(Duration::from_secs(60));
+    let placed = super::drain::push(&audit.writer.last.shared, Vec::new()).await;
+    assert!(placed.unwrap().is_empty());
+    let report = audit.verify_all().await.unwrap();
+    assert!(report.is_clean(), "{report}");
+    audit.append(event("app.after")).await.unwrap();
+    let report = audit.verify_all().await.unwrap();
+    assert!(report.is_clean(), "{report}");
+}
+
 #[tokio::test]
 async fn recorded_never_runs_backwards_within_a_chain() {
     let (_test, pool, clock, audit) = trail(&keys()).await;

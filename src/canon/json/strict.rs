@@ -4,7 +4,11 @@
 use serde::ser::{self, Serialize};
 use serde_json::{Map, Number, Value};
 
+use super::parse::unique_keys;
 use super::{JsonError, JsonRule};
+
+/// By which `serde_json` tells its `RawValue` from other structs, and the name of its only field.
+const RAW: &str = "$serde_json::private::RawValue";
 
 /// The serialiser; what it allows depends on where the value goes.
 #[derive(Clone, Copy, Debug)]
@@ -175,10 +179,15 @@ impl ser::Serializer for Strict {
             map: Map::new(),
             key: None,
             variant: None,
+            raw: false,
         })
     }
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Object, JsonError> {
-        self.serialize_map(None)
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Object, JsonError> {
+        let object = self.serialize_map(None)?;
+        Ok(Object {
+            raw: name == RAW,
+            ..object
+        })
     }
     fn serialize_struct_variant(
         self,
@@ -192,6 +201,7 @@ impl ser::Serializer for Strict {
             map: Map::new(),
             key: None,
             variant: Some(name),
+            raw: false,
         })
     }
 }
@@ -230,6 +240,8 @@ pub(super) struct Object {
     map: Map<String, Value>,
     key: Option<String>,
     variant: Option<&'static str>,
+    /// It is JSON text that `serde_json` would write as it stands.
+    raw: bool,
 }
 
 impl Object {
@@ -325,7 +337,10 @@ impl ser::SerializeStruct for Object {
         self.add(key.to_owned(), v)
     }
     fn end(self) -> Result<Value, JsonError> {
-        Ok(self.finish())
+        match self.map.get(RAW) {
+            Some(Value::String(text)) if self.raw => unique_keys(text)?.serialize(self.rules),
+            _ => Ok(self.finish()),
+        }
     }
 }
 

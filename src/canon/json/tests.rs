@@ -95,6 +95,28 @@ fn keys_are_sorted_and_separators_escaped() {
     );
 }
 
+/// Found by fuzzing: `serde_json` takes an object with this key for JSON in a string.
+#[test]
+fn no_key_makes_metadata_show_what_it_does_not_say() {
+    let text = r#"{"$serde_json::private::RawValue":"{\"forged\":1}"}"#;
+    let metadata = Metadata::parse(text).unwrap();
+    assert_eq!(metadata.as_str(), text);
+    assert_eq!(metadata.to_value().to_string(), text);
+    assert_eq!(Metadata::new(&metadata.to_value()).unwrap(), metadata);
+}
+
+#[test]
+fn raw_json_is_what_it_spells_under_the_same_rules() {
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
+    let metadata = Metadata::new(&raw(r#"{"b": 1, "a": [2]}"#)).unwrap();
+    assert_eq!(metadata.as_str(), r#"{"a":[2],"b":1}"#);
+    let arguments = canonical_arguments(&[raw("0.50")]).unwrap();
+    assert_eq!(arguments, "[0.5]");
+    let rule = |text| Metadata::new(&raw(text)).unwrap_err().rule().clone();
+    assert_eq!(rule(r#"{"a":1,"a":2}"#), JsonRule::DuplicateKey);
+    assert_eq!(rule(r#"{"a":0.5}"#), JsonRule::Float);
+}
+
 #[test]
 fn arguments_may_hold_floats_but_not_nan() {
     assert_eq!(

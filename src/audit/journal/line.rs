@@ -480,7 +480,7 @@ fn there<U>(text: Option<&Cow<'_, str>>, read: impl Fn(&str) -> Option<U>) -> Op
 
 /// An event's id. Those that we make of what an entry says are no `UUIDv7`.
 fn event_id(text: &str) -> Option<EventId> {
-    Uuid::try_parse(text).ok().map(EventId::from_uuid)
+    EventId::parse(text).ok()
 }
 
 fn tag(text: &str) -> Option<Tag> {

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portcullis::audit::anchor::{
-    Anchor, AnchorError, AnchorFuture, CommandAnchor, FileAnchor, Inquiry, Kept, Publication,
-    Receipt,
+    Anchor, AnchorError, AnchorFuture, AnchorHealth, CommandAnchor, FileAnchor, Held, Inquiry,
+    Kept, KeptAt, Publication, Receipt,
 };
 use portcullis::audit::{Audit, AuditError, CheckpointEvery, FindingClass, Kind, Query};
+use portcullis::store::Migration;
 use portcullis::tlog::{Checkpoint, LogKey};
-use portcullis::{ErrorKind, Governance, Secret, TenantId};
+use portcullis::{Database, ErrorKind, Governance, Secret, TenantId};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Executor as _};
 
@@ -91,7 +92,7 @@ impl Fickle {
 }
 
 impl Anchor for Fickle {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "fickle"
     }
 
@@ -132,7 +133,7 @@ async fn count(audit: &Audit, kind: Kind) -> usize {
 
 async fn sizes(audit: &Audit) -> Vec<Option<u64>> {
     let kept = audit.kept(log_key().verifier()).await.unwrap();
-    let size = |held: &portcullis::audit::anchor::KeptAt| held.held().map(|held| held.size());
+    let size = |kept: &KeptAt| kept.held().map(Held::size);
     kept.iter().map(size).collect()
 }
 
@@ -184,7 +185,7 @@ async fn what_is_signed_is_published_to_every_anchor_and_told_in_the_trail() {
             at("b", second)
         ]
     );
-    assert!(audit.anchor_health().iter().all(|health| health.is_ok()));
+    assert!(audit.anchor_health().iter().all(AnchorHealth::is_ok));
 }
 
 /// The database goes back to a copy of it that was taken earlier.
@@ -377,7 +378,7 @@ async fn an_anchor_that_hangs_holds_nobody_up_for_long() {
         .await;
     let key = log_key();
     let made = audit.checkpoint(&key);
-    let made = tokio::time::timeout(Duration::from_secs(60), made).await;
+    let made = tokio::time::timeout(Duration::from_mins(1), made).await;
     assert!(made.unwrap().is_ok());
     let health = audit.anchor_health();
     assert_eq!(health[1].error, Some(AnchorError::TimedOut));
@@ -498,7 +499,7 @@ async fn in_the_background_an_anchor_that_was_away_is_brought_up_and_a_stale_one
     fickle.away.store(false, Ordering::SeqCst);
     until("brought up", &|health| {
         health.anchors[1].size == health.anchors[0].size
-            && health.anchors.iter().all(|anchor| anchor.is_ok())
+            && health.anchors.iter().all(AnchorHealth::is_ok)
     })
     .await;
     // Quiet from then on: what was published makes no entry of its own.
@@ -703,4 +704,84 @@ async fn a_program_that_fails_hangs_floods_or_lies_is_no_witness_and_leaves_nobo
     let error = audit.anchor_health()[0].error.clone();
     assert_eq!(error, Some(AnchorError::Away("there is no such program")));
     assert!(CommandAnchor::new("relative", "keep").is_err());
+}
+
+#[tokio::test]
+async fn nothing_in_a_vault_is_ever_overwritten_and_no_link_is_followed() {
+    let (trail, vault) = (trail().await, Vault::new());
+    let audit = trail.anchored([vault.anchor("vault")]).await;
+    let made = audit.checkpoint(&log_key()).await.unwrap();
+    let path = vault.files("vault").pop().unwrap();
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    let newest = audit
+        .publish_checkpoint(log_key().verifier())
+        .await
+        .unwrap();
+    assert_eq!(newest[0].size, Some(made.size()));
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+    assert_eq!(vault.files("vault").len(), 1, "no draft is left");
+    // What others left there is passed over.
+    let group = path.parent().unwrap();
+    for name in ["99999999999999999999.note", "99.checkpoint", ".x.draft"] {
+        fs::write(group.join(name), "nonsense").unwrap();
+    }
+    fs::create_dir(group.parent().unwrap().join("99999999999999999999")).unwrap();
+    assert_eq!(sizes(&audit).await, [Some(made.size())]);
+    // A link in place of the file, to a good copy of it.
+    let copy = vault.0.join("copy");
+    fs::rename(&path, &copy).unwrap();
+    symlink(&copy, &path).unwrap();
+    assert_eq!(sizes(&audit).await, [None]);
+    let refused = audit.checkpoint(&log_key()).await;
+    assert_eq!(refused, Err(AuditError::AnchorsSilent { anchors: 1 }));
+    // Something else in its place is neither believed nor replaced.
+    for content in ["", "nonsense", &made.note().replace('\n', "\n\n")] {
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, content).unwrap();
+        let refused = audit.checkpoint(&log_key()).await;
+        assert_eq!(refused, Err(AuditError::AnchorsSilent { anchors: 1 }));
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
+    fs::remove_file(&path).unwrap();
+    fs::rename(&copy, &path).unwrap();
+    assert!(audit.checkpoint(&log_key()).await.is_ok());
+}
+
+#[tokio::test]
+async fn receipts_cannot_be_changed_and_the_application_role_adds_them() {
+    let (trail, vault) = (trail().await, Vault::new());
+    let made = "DO $$ BEGIN CREATE ROLE portcullis_test_anchor;
+                EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
+    trail.run(made).await;
+    Migration::new(&trail.test.database())
+        .app_role("portcullis_test_anchor")
+        .run()
+        .await
+        .unwrap();
+    let as_app = trail.test.options();
+    let as_app = Database::options(as_app.options([("role", "portcullis_test_anchor")]));
+    let audit = writer(&as_app).await;
+    let audit = audit.with_anchors([vault.anchor("vault")]).unwrap();
+    let _ = audit.checkpoint(&log_key()).await.unwrap();
+    let _ = audit.checkpoint(&log_key()).await.unwrap();
+    let count = "SELECT count(*) FROM portcullis.anchor_receipts";
+    let count: i64 = sqlx::query_scalar(count)
+        .fetch_one(&trail.pool)
+        .await
+        .unwrap();
+    assert_eq!(count, 2);
+    let app = as_app.connect_pool().await.unwrap();
+    for sql in [
+        "UPDATE portcullis.anchor_receipts SET size = size + 1",
+        "DELETE FROM portcullis.anchor_receipts",
+        "TRUNCATE portcullis.anchor_receipts",
+    ] {
+        for (pool, by_trigger) in [(&trail.pool, true), (&app, false)] {
+            let refused = sqlx::query(sql).execute(pool).await.unwrap_err();
+            let refused = refused.as_database_error().unwrap();
+            assert_eq!(refused.code().as_deref(), Some("42501"), "{sql}");
+            let said = refused.message().contains("append-only");
+            assert_eq!(said, by_trigger, "{sql}: {}", refused.message());
+        }
+    }
 }

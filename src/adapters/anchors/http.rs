@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt as _;
+use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::audit::anchor::AnchorError;
 
@@ -103,7 +103,7 @@ fn client() -> Result<Client, AnchorError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_platform_verifier())
+        .and_then(BuilderVerifierExt::with_platform_verifier)
         .map_err(|_| unusable.clone())?
         .with_no_client_auth();
     Client::builder()

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::http::{Answer, Server};
+use crate::Timestamp;
 use crate::audit::anchor::{
     Anchor, AnchorError, AnchorFuture, Inquiry, Kept, Publication, Receipt,
 };
-use crate::time::Timestamp;
 use crate::tlog::{Note, TreeHash, WitnessVerifier, verify_consistency};
 
 /// Room for the 64 signatures that a note may have.

@@ -168,7 +168,7 @@ impl std::fmt::Debug for CommandAnchor {
 }
 
 fn run(mut command: Command, input: String, deadline: Duration) -> Result<Vec<u8>, AnchorError> {
-    let mut child = command.spawn().map_err(away)?;
+    let mut child = command.spawn().map_err(|error| away(&error))?;
     let pipes = (child.stdin.take(), child.stdout.take());
     let (Some(mut stdin), Some(stdout)) = pipes else {
         return Err(AnchorError::Away("the program has no standard streams"));
@@ -185,7 +185,7 @@ fn run(mut command: Command, input: String, deadline: Duration) -> Result<Vec<u8
     });
     let (mut left, mut output) = (deadline, None);
     let ended = loop {
-        if let Some(status) = child.try_wait().map_err(away)? {
+        if let Some(status) = child.try_wait().map_err(|error| away(&error))? {
             break status;
         }
         // Too much output ends it before its time.
@@ -233,7 +233,7 @@ fn kill(child: &mut Child) {
     let _ = child.wait();
 }
 
-fn away(error: io::Error) -> AnchorError {
+fn away(error: &io::Error) -> AnchorError {
     AnchorError::Away(match error.kind() {
         io::ErrorKind::NotFound => "there is no such program",
         io::ErrorKind::PermissionDenied => "the program may not be run",

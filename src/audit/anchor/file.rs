@@ -78,8 +78,8 @@ impl Anchor for FileAnchor {
         let root = self.directory.clone();
         let place = root.join(directory_name(inquiry.log().origin()));
         Box::pin(off_the_runtime(move || {
-            is_there(&root).map_err(away)?;
-            let newest = newest(&place).map_err(away)?;
+            is_there(&root).map_err(|error| away(&error))?;
+            let newest = newest(&place).map_err(|error| away(&error))?;
             Ok(newest.map(|(note, at)| match at {
                 Some(at) => Kept::note(note).at(at),
                 None => Kept::note(note),
@@ -93,7 +93,7 @@ impl Anchor for FileAnchor {
         let (log, checkpoint) = (publication.log().clone(), publication.checkpoint().clone());
         let note = publication.note().to_owned();
         Box::pin(off_the_runtime(move || {
-            make(&root).map_err(away)?;
+            make(&root).map_err(|error| away(&error))?;
             keep(&place, &log, &checkpoint, &note)?;
             Ok(Receipt::new("file", Vec::new()))
         }))
@@ -114,8 +114,8 @@ fn keep(
     checkpoint: &Checkpoint,
     note: &str,
 ) -> Result<(), AnchorError> {
-    make(place).map_err(away)?;
-    if let Some((kept, _)) = newest(place).map_err(away)? {
+    make(place).map_err(|error| away(&error))?;
+    if let Some((kept, _)) = newest(place).map_err(|error| away(&error))? {
         let kept = Checkpoint::open(&kept, log)?;
         follows(&kept, checkpoint)?;
         if kept.size() == checkpoint.size() {
@@ -123,13 +123,13 @@ fn keep(
         }
     }
     let group = place.join(format!("{:0WIDTH$}", checkpoint.size() / TOGETHER));
-    make(&group).map_err(away)?;
+    make(&group).map_err(|error| away(&error))?;
     let path = group.join(format!("{:0WIDTH$}{SUFFIX}", checkpoint.size()));
-    if write_new(&group, &path, note).map_err(away)? {
+    if write_new(&group, &path, note).map_err(|error| away(&error))? {
         return Ok(());
     }
     // Another process was quicker, with this one or another one of its size.
-    let (kept, _) = read(&path).map_err(away)?;
+    let (kept, _) = read(&path).map_err(|error| away(&error))?;
     follows(&Checkpoint::open(&kept, log)?, checkpoint)
 }
 
@@ -244,7 +244,7 @@ fn write_new(directory: &Path, path: &Path, note: &str) -> io::Result<bool> {
     Ok(written)
 }
 
-fn away(error: io::Error) -> AnchorError {
+fn away(error: &io::Error) -> AnchorError {
     AnchorError::Away(match error.kind() {
         io::ErrorKind::PermissionDenied => "its directory may not be read or written",
         io::ErrorKind::NotADirectory => "a part of its path is a link, or no directory",

@@ -30,12 +30,11 @@ impl Audit {
             None => None,
         };
         // Of an empty tree every tree is a continuation: to sign it commits to nothing.
-        let note = match note {
-            Some(note) => note.to_owned(),
-            None => {
-                let empty = Checkpoint::new(key.origin(), 0, TreeHash::of_nothing())?;
-                key.sign(&empty)?.to_string()
-            }
+        let note = if let Some(note) = note {
+            note.to_owned()
+        } else {
+            let empty = Checkpoint::new(key.origin(), 0, TreeHash::of_nothing())?;
+            key.sign(&empty)?.to_string()
         };
         let inquiry = Inquiry::new(key.verifier().clone(), Some(note));
         let stands = self.stands(inquiry, signed, |_| true).await?;

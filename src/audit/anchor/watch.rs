@@ -147,7 +147,7 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
         let failed = |watch: &mut Watch, now| watch.failed(AnchorError::TimedOut, at(now));
         let health =
-            |watch: &Watch, now| watch.health("a", "file", at(now), Duration::from_secs(60));
+            |watch: &Watch, now| watch.health("a", "file", at(now), Duration::from_mins(1));
         assert!(failed(&mut watch, 10) && !failed(&mut watch, 50));
         assert!(health(&watch, 70).is_ok() && !health(&watch, 71).is_ok());
         assert_eq!(health(&watch, 71).error, Some(AnchorError::TimedOut));

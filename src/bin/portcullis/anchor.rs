@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use portcullis::audit::anchor::{
-    Anchor, AnchorHealth, AnchorReport, CommandAnchor, FileAnchor, KeptAt,
+    Anchor, AnchorHealth, AnchorReport, CommandAnchor, FileAnchor, Held, KeptAt,
 };
 use portcullis::audit::{Audit, AuditError};
 use portcullis::tlog::{Checkpoint, LogVerifier};
@@ -111,12 +111,14 @@ async fn publish(audit: &Audit, log: &LogVerifier, output: Output) -> Result<Ans
 }
 
 async fn list(audit: &Audit, log: &LogVerifier, output: Output) -> Result<Answer, Fault> {
-    let during = Fault::during("ask the anchors");
-    let kept = audit.kept(log).await.map_err(|error| during(error))?;
+    let kept = audit
+        .kept(log)
+        .await
+        .map_err(Fault::during("ask the anchors"))?;
     let newest = audit
         .last_checkpoint()
         .await
-        .map_err(|error| during(error))?;
+        .map_err(Fault::during("ask the anchors"))?;
     let newest = newest.and_then(|note| Checkpoint::open(&note, log).ok());
     let size = newest.as_ref().map_or(0, Checkpoint::size);
     let stand = |kept: &KeptAt| match (kept.found(), &newest) {
@@ -145,9 +147,9 @@ async fn list(audit: &Audit, log: &LogVerifier, output: Output) -> Result<Answer
         listed.push(json!({
             "anchor": kept.anchor(),
             "kind": kept.kind(),
-            "size": held.map(|held| held.size()),
-            "root": held.and_then(|held| held.root()).map(|root| root.to_string()),
-            "at": held.and_then(|held| held.at()).map(|at| at.to_string()),
+            "size": held.map(Held::size),
+            "root": held.and_then(Held::root).map(|root| root.to_string()),
+            "at": held.and_then(Held::at).map(|at| at.to_string()),
             "stands": stand(kept).0,
             "error": error,
         }));

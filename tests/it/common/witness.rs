@@ -100,8 +100,8 @@ impl State {
         }
         // Looking and storing are one.
         let mut seen = self.seen.lock().unwrap();
-        let held = seen.get(origin).copied();
-        let held_size = held.map_or(0, |(size, _)| size);
+        let last = seen.get(origin).copied();
+        let held_size = last.map_or(0, |(size, _)| size);
         let conflict = (
             409,
             "text/x.tlog.size",
@@ -110,7 +110,7 @@ impl State {
         if old != held_size {
             return conflict;
         }
-        if let Some((old, old_root)) = held.filter(|(size, _)| *size > 0) {
+        if let Some((old, old_root)) = last.filter(|(size, _)| *size > 0) {
             if old == size && old_root != root {
                 return conflict;
             }

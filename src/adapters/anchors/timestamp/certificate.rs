@@ -7,8 +7,8 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring};
 
 use super::der::{BOOLEAN, NotDer, OCTETS, OID, Reader, SEQUENCE, TIME, context};
 use super::token::{Hash, Scheme, moment};
+use crate::Timestamp;
 use crate::audit::anchor::AnchorError;
-use crate::time::Timestamp;
 
 /// id-kp-timeStamping, 1.3.6.1.5.5.7.3.8.
 const TIME_STAMPING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08];

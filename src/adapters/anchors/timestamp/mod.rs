@@ -18,7 +18,7 @@ use super::http::Server;
 use crate::audit::anchor::{
     Anchor, AnchorError, AnchorFuture, Inquiry, Kept, Publication, Receipt,
 };
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::{Clock, SystemClock, Timestamp};
 
 /// Room for a token with a long chain of certificates.
 const LONGEST: usize = 256 * 1024;

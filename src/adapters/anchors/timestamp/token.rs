@@ -6,7 +6,7 @@ use super::der::{
     BOOLEAN, INTEGER, NotDer, OCTETS, OID, Reader, SEQUENCE, SET, TIME, context, encode, integer,
     sequence, unsigned,
 };
-use crate::time::Timestamp;
+use crate::Timestamp;
 
 pub(super) const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 const SHA384: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];

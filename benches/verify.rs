@@ -3,9 +3,14 @@
 //! Defends: ratio of rows per second at least 0.8; the client's CPU per row no more than the
 //! server's; peak memory less than 32 MiB above the baseline.
 //!
+//! Then the same with every entry under checkpoints, each read once and checked as a link and as a
+//! leaf (`verify/1M-leaves`, ratio to the same COPY at least 0.7), and the inclusion proof of one of
+//! ten million entries (`proof/10M`, below 10 ms). The tree of that one is made of hashes: its leaves
+//! are random but for those of a few entries that exist, since a proof reads one entry and some tiles.
+//!
 //! Run with `cargo bench --bench verify`. `PORTCULLIS_BENCH_DATABASE_URL` names a server whose
 //! processes are visible in `/proc`; without it a private cluster is started. The
-//! alternatives run in turn; medians are printed. `PORTCULLIS_BENCH_ROWS` and `.._ROUNDS` make it
+//! alternatives run in turn; medians are printed. `PORTCULLIS_BENCH_ROWS`, `.._ROUNDS` and `.._LEAVES` make it
 //! smaller.
 
 #![allow(
@@ -23,6 +28,8 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "verify/leaves.rs"]
+mod leaves;
 
 use std::fs;
 use std::future::poll_fn;
@@ -120,8 +127,12 @@ async fn main() {
         "figure verify/1M/memory peak {:.1} MiB above the baseline",
         peak as f64 / 1024.0
     );
+    leaves::verified(&audit, &options, rows, rounds, postmaster).await;
     audit.shutdown().await;
     pool.close().await;
+    let leaves = from_env("PORTCULLIS_BENCH_LEAVES", 10_000_000);
+    let database = Database::options(server.database("portcullis_bench_proof").await);
+    leaves::proved(&database, leaves).await;
     server.stop().await;
 }
 

@@ -15,3 +15,6 @@ pub mod operations {}
 
 #[doc = include_str!("bundle.md")]
 pub mod bundle {}
+
+#[doc = include_str!("mutations.md")]
+pub mod mutations {}

@@ -326,6 +326,65 @@ async fn a_stranger_checks_a_proof_with_nothing_but_the_logs_public_key() {
     fs::remove_dir_all(directory).unwrap();
 }
 
+/// With the file that it writes itself; what it did not read again is in the report.
+#[tokio::test]
+async fn verify_goes_on_from_a_file_and_says_so() {
+    let trail = Trail::written().await;
+    let directory = scratch();
+    let key = portcullis::tlog::LogKey::new(
+        "audit.example/cli",
+        &portcullis::Secret::generate().unwrap(),
+    );
+    let key = key.unwrap();
+    let audit = trail.audit().await;
+    let signed = audit.checkpoint(&key).await.unwrap();
+    let file = directory.join("trail.verified");
+    let log = key.verifier().to_string();
+    let verify = || {
+        let file = file.to_str().unwrap();
+        let arguments = ["verify", "--log", &log, "--resume", file, "--json"];
+        portcullis(&trail.test, &arguments)
+    };
+    let first = verify();
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stdout));
+    assert_eq!(json(&first)["resumed_from"], serde_json::Value::Null);
+    assert!(file.exists());
+    let second = verify();
+    assert_eq!(second.status.code(), Some(0), "{}", text(&second.stdout));
+    let report = json(&second);
+    assert_eq!(report["resumed_from"], signed.size());
+    assert_eq!(report["by"]["resumed"], signed.size());
+    assert_eq!(report["entries"], 0);
+    assert_eq!(report["exposed"]["entries"], 0);
+    let _ = audit.checkpoint(&key).await.unwrap();
+    let third = json(&verify());
+    assert_eq!(
+        (&third["entries"], &third["resumed_from"]),
+        (&1.into(), &signed.size().into())
+    );
+    // What is found leaves the file as it was, and one that was changed is refused.
+    let token = fs::read_to_string(&file).unwrap();
+    trail.disarm().await;
+    trail
+        .sql("UPDATE portcullis.chains SET head_mac = sha256('x') WHERE chain_no = 2")
+        .await;
+    assert_eq!(verify().status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&file).unwrap(), token);
+    fs::write(
+        &file,
+        token.replace("portcullis/verified/v1\n1", "portcullis/verified/v1\n2"),
+    )
+    .unwrap();
+    let refused = verify();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("resume from"),
+        "{}",
+        text(&refused.stderr)
+    );
+    fs::remove_dir_all(directory).unwrap();
+}
+
 #[tokio::test]
 async fn drain_brings_home_what_a_dead_process_left() {
     let trail = Trail::written().await;

@@ -51,3 +51,4 @@ mod signed_ways;
 mod statements;
 mod store;
 mod trail;
+mod verify_report;

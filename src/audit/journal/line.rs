@@ -9,7 +9,6 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
-use uuid::Uuid;
 
 use super::note::Note;
 use crate::audit::keys::{AuditKeys, MacKey, Purpose, Tag, sha256};

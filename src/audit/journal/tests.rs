@@ -124,3 +124,36 @@ async fn every_field_of_a_line_is_covered() {
     more["agent"] = "billing-agent".into();
     assert!(read(&here, more.to_string().as_bytes()).is_none());
 }
+
+/// A line has one spelling: no flipped bit of it is taken, be it one that means the same.
+#[tokio::test]
+async fn no_line_with_a_flipped_bit_is_taken() {
+    let here = context("golden", "acme");
+    let (mac, event) = line(&here, Saying::Event(&draft()), &FIRST);
+    let note = Note {
+        id: draft().id,
+        module: "cost".to_owned(),
+        payload: Metadata::empty(),
+    };
+    let (_, note) = line(&here, Saying::Note(&note), &mac);
+    let mut header = Vec::new();
+    Header::write(&here, 1, 7, &mac, &mut header);
+    header.pop();
+    let flipped = |text: &[u8], bit: usize| {
+        let mut text = text.to_vec();
+        text[bit / 8] ^= 1 << (bit % 8);
+        text
+    };
+    for text in [&event, &note] {
+        assert!(read(&here, text).is_some());
+        for bit in 0..text.len() * 8 {
+            assert!(read(&here, &flipped(text, bit)).is_none(), "bit {bit}");
+        }
+    }
+    // What a first line says for people is not believed; what it says for us is covered.
+    let meant = Header::read(&here, &header).unwrap();
+    for bit in 0..header.len() * 8 {
+        let read = Header::read(&here, &flipped(&header, bit));
+        assert!(read.is_none_or(|read| read == meant), "bit {bit}");
+    }
+}

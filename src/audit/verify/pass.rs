@@ -20,6 +20,7 @@ use crate::audit::AuditError;
 use crate::audit::checkpoint::leaf;
 use crate::audit::identity::Registry;
 use crate::audit::retention::Purged;
+use crate::audit::row::Row;
 use crate::audit::store::checkpoint::RangeRow;
 use crate::audit::store::tree::{self as sql, Extent};
 use crate::canon::Fields;
@@ -338,6 +339,9 @@ impl<'k> Pass<'k> {
                         *count += 1;
                         if chain.walk.entry(stored, findings) {
                             journals.take(&stored.row, findings);
+                            if let Some(told) = told(&stored.row) {
+                                trees.told(told, findings);
+                            }
                         }
                         chain.walk.encoded()
                     } else {
@@ -451,6 +455,17 @@ impl<'k> Pass<'k> {
 }
 
 const NO_TILE: &str = "a stored tile of the tree is not that of its entries";
+
+/// What the entry of a checkpoint says of the one before it.
+fn told(row: &Row<'_>) -> Option<(u64, TreeHash)> {
+    if row.kind != "chain.checkpoint" {
+        return None;
+    }
+    let said: serde_json::Value = serde_json::from_str(row.metadata).ok()?;
+    let text = |name| said.get(name).and_then(serde_json::Value::as_str);
+    let size = text("previous_size")?.parse().ok()?;
+    (size > 0).then_some((size, TreeHash::parse(text("previous_root")?)?))
+}
 
 /// How many tiles a tree of `size` leaves has, those that are not full included.
 fn tiles_of(mut size: u64) -> u64 {

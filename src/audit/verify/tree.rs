@@ -4,7 +4,7 @@
 //! named by its place, and is not confused with a tile that was. As long as they agree they are one
 //! tree, and cost one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::assurance::Marks;
 use super::finding::{Finding, FindingClass, Findings};
@@ -15,6 +15,9 @@ use crate::tlog::{Checkpoint, Frontier, Growth, LogVerifier, Tile, TreeHash};
 
 /// The most suspicions that are kept until a signed root decides them.
 const MAX_SUSPECTS: usize = 1_000;
+
+/// How many of the last checkpoints are remembered, for entries that tell of them.
+const REMEMBERED: usize = 64;
 
 /// A checkpoint that was kept outside of the database, and the name of the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,8 @@ pub(super) struct Trees<'t> {
     signed: Option<(u64, String)>,
     /// What was found of checkpoints kept elsewhere that do not fit.
     contradictions: Vec<Finding>,
+    /// The last checkpoints that were stored.
+    seen: VecDeque<(u64, TreeHash)>,
 }
 
 impl<'t> Trees<'t> {
@@ -126,6 +131,7 @@ impl<'t> Trees<'t> {
             anchor: None,
             signed: None,
             contradictions: Vec::new(),
+            seen: VecDeque::new(),
         }
     }
 
@@ -133,6 +139,7 @@ impl<'t> Trees<'t> {
     /// it or of less is known to fit.
     pub(super) fn resume(&mut self, tree: Growth, ends: &[(i32, u64)], recorded_us: Option<i64>) {
         let size = tree.size();
+        self.seen.push_back((size, tree.root()));
         self.tree = tree;
         self.recorded_us = recorded_us;
         for (chain_no, end) in ends {
@@ -336,9 +343,26 @@ impl<'t> Trees<'t> {
         self.anchor = Some((name, size, self.recorded_us));
     }
 
+    /// An entry under a checkpoint tells of the one before it, which must be stored: otherwise one
+    /// could be removed, and with it what it says of when.
+    pub(super) fn told(&self, (size, root): (u64, TreeHash), findings: &mut Findings) {
+        let known = |seen: &&(u64, TreeHash)| seen.0 == size;
+        let judged = self.seen.front().is_some_and(|(oldest, _)| *oldest <= size)
+            || (self.seen.is_empty() && size > 0);
+        if judged && self.seen.iter().find(known) != Some(&(size, root)) {
+            let detail =
+                "the trail tells of a checkpoint of this size, and it is not stored, or is another";
+            find(findings, FindingClass::Checkpoint, 0, size, detail);
+        }
+    }
+
     /// A checkpoint that is stored: signed, and over this tree?
     pub(super) fn checkpoint(&mut self, row: CheckpointRow, findings: &mut Findings) {
         let size = self.tree.size();
+        if self.seen.len() == REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((row.size, row.root));
         let signed = Checkpoint::open(&row.note, self.log).ok();
         let signed = signed.filter(|signed| {
             (signed.size(), signed.root()) == (row.size, row.root) && row.size == size

@@ -245,6 +245,20 @@ fn every_flipped_bit_of_a_proof_file_is_found() {
 }
 
 #[test]
+fn every_flipped_bit_of_a_note_is_found() {
+    let (_, proof) = proof_of_5();
+    let (log, note) = (log_key(), proof.note().to_string());
+    assert!(Checkpoint::open(&note, log.verifier()).is_ok());
+    for bit in 0..note.len() * 8 {
+        let Some(changed) = with_flipped_bit(&note, bit) else {
+            continue;
+        };
+        let refused = Checkpoint::open(&changed, log.verifier());
+        assert!(refused.is_err(), "bit {bit}:\n{changed}");
+    }
+}
+
+#[test]
 fn a_flipped_bit_that_is_accepted_changes_nothing_that_was_proved() {
     let (leaf, proof) = proof_of_5();
     let log = log_key();

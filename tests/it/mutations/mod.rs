@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use portcullis::audit::FindingClass::{Checkpoint, Rollback};
 use portcullis::audit::{
     Assurance, Audit, AuditEvent, Rotation, SignPolicy, Signing, Verification, Verify,
 };
@@ -54,8 +55,8 @@ impl Prepared {
         let drained = report(&mut trail, &directory).await;
         assert!(drained.is_clean(), "{drained}");
         trail.audit.shutdown().await;
+        let database = trail.test.database();
         let open = || async {
-            let database = trail.test.database();
             let audit = Audit::open(&database, ring(&[1, 2]), TenantId::single()).await;
             audit.unwrap()
         };
@@ -84,11 +85,17 @@ impl Prepared {
         };
         prepared.copy_to("older").await;
         first.rotate(2, Rotation::Planned).await.unwrap();
+        for audit in [&first, &second, &third] {
+            audit.shutdown().await;
+        }
+        // Each takes the first chain that nobody holds.
+        let first = open().await.sign_with(&signing);
+        first.append(signed()).await.unwrap();
+        let (second, third) = (open().await, open().await);
         for (audit, session) in [(&second, "s-2"), (&third, "s-3")] {
             let event = rich(&who("a-1", session), 13, None);
             audit.append(event).await.unwrap();
         }
-        first.append(signed()).await.unwrap();
         let kept = first.checkpoint(&log_key()).await.unwrap();
         first.append(signed()).await.unwrap();
         let event = rich(&who("a-1", "s-2"), 14, None);
@@ -254,7 +261,11 @@ async fn every_mutation_of_the_list_is_found_in_its_class_and_at_its_place() {
         places.sort();
         let mut expected = mutation.found.to_vec();
         expected.sort();
-        if places != expected {
+        let all = expected.iter().all(|place| places.contains(place));
+        // What a torn tree says besides is about the tree, and accuses no entry's MAC.
+        let about_the_tree = |place: &&Found| matches!(place.0, Checkpoint | Rollback);
+        let besides = mutation.more && places.iter().all(|place| about_the_tree(&place));
+        if places != expected && !(all && besides) {
             let _ = writeln!(
                 wrong,
                 "{:?}\n  found    {places:?}\n  expected {expected:?}",

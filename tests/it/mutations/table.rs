@@ -1,8 +1,8 @@
 //! What is done to a trail, and exactly what must be found: the list, as data.
 
 use portcullis::audit::FindingClass::{
-    self, BadMac, Checkpoint, Encoding, Fork, Gap, Journal, KeyWindow, Rollback, Signature, Time,
-    Truncated, UnknownKey,
+    self, BadMac, Checkpoint, Encoding, Fork, Gap, Journal, KeyWindow, Rollback, Rotation,
+    Signature, Time, Truncated, UnknownKey,
 };
 
 /// A class, a chain (0 is the tree over all of them) and a place.
@@ -14,6 +14,8 @@ pub(super) struct Mutation {
     pub(super) how: How,
     /// All that must be found, and nothing else.
     pub(super) found: &'static [Found],
+    /// The tree is torn: more may be said of it.
+    pub(super) more: bool,
 }
 
 /// How it is done.
@@ -43,6 +45,7 @@ const fn column(
         group: "a changed column",
         how: How::Column(column, value, at),
         found,
+        more: false,
     }
 }
 
@@ -51,6 +54,7 @@ const fn sql(group: &'static str, text: &'static str, found: &'static [Found]) -
         group,
         how: How::Sql(text),
         found,
+        more: false,
     }
 }
 
@@ -64,6 +68,15 @@ const fn thief(
         group,
         how: How::Thief(text, chain_no, from),
         found,
+        more: false,
+    }
+}
+
+/// A change after which the stored tree does not hold together.
+const fn torn(mutation: Mutation) -> Mutation {
+    Mutation {
+        more: true,
+        ..mutation
     }
 }
 
@@ -72,6 +85,7 @@ const fn outbox(name: &'static str, value: &'static str) -> Mutation {
         group: "a changed column",
         how: How::Outbox(name, value),
         found: &[],
+        more: false,
     }
 }
 
@@ -80,6 +94,7 @@ const fn keyring(name: &'static str, text: &'static str) -> Mutation {
         group: "a changed column",
         how: How::Keyring(name, text),
         found: &[],
+        more: false,
     }
 }
 
@@ -92,6 +107,7 @@ const fn lines(
         group: "a journal's file",
         how: How::Lines(name, change),
         found,
+        more: false,
     }
 }
 
@@ -136,9 +152,10 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         AT,
         &[
             (Gap, 2, 6),
+            (Gap, 9, 1),
+            (Truncated, 4, 1),
+            (Truncated, 9, 7),
             (Checkpoint, 2, 6),
-            (Truncated, 3, 1),
-            (BadMac, 9, 6),
         ],
     ),
     column(
@@ -188,14 +205,14 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     // Identity: the entry that says whose a key is, and what that key signed.
     column(
         "entries.metadata",
-        "replace(metadata, 'billing-agent', 'another-agent')",
+        "replace(metadata, 'ed25519', 'ed25518')",
         "kind = 'identity.key_registered'",
         &[
             (BadMac, 1, 10),
             (Checkpoint, 1, 10),
             (Signature, 1, 11),
-            (Signature, 1, 16),
-            (Signature, 1, 18),
+            (Signature, 1, 15),
+            (Signature, 1, 17),
         ],
     ),
     column(
@@ -252,20 +269,25 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         "checkpoints.tenant_id",
         "'other'",
         FIRST,
-        &[(Checkpoint, 0, 0)],
+        &[(Checkpoint, 0, 36)],
     ),
-    column("checkpoints.size", "36", FIRST, &[(Checkpoint, 0, 0)]),
+    column(
+        "checkpoints.size",
+        "size - 1",
+        FIRST,
+        &[(Checkpoint, 0, 36), (Checkpoint, 0, 46)],
+    ),
     column(
         "checkpoints.root",
         "sha256('x')",
         FIRST,
-        &[(Checkpoint, 0, 37)],
+        &[(Checkpoint, 0, 36), (Checkpoint, 0, 36)],
     ),
     column(
         "checkpoints.note",
         "replace(note, 'audit', 'audiT')",
         FIRST,
-        &[(Checkpoint, 0, 37)],
+        &[(Checkpoint, 0, 36)],
     ),
     column(
         "checkpoints.made_at",
@@ -274,67 +296,87 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         NOTHING,
     ),
     // Ranges.
-    column(
+    torn(column(
         "checkpoint_ranges.tenant_id",
         "'other'",
         "first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
+        &[(Checkpoint, 2, 1)],
+    )),
     column(
         "checkpoint_ranges.first_leaf",
         "1",
         "first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
+        &[(Checkpoint, 1, 1)],
     ),
-    column(
+    torn(column(
         "checkpoint_ranges.chain_no",
         "7",
         "first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
-    column(
+        &[(Checkpoint, 1, 13), (Checkpoint, 7, 1)],
+    )),
+    torn(column(
         "checkpoint_ranges.from_seq",
         "2",
         "first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
-    column(
+        &[(Checkpoint, 1, 2)],
+    )),
+    torn(column(
         "checkpoint_ranges.to_seq",
         "to_seq - 1",
         "first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
-    column(
+        &[(Checkpoint, 1, 11), (Checkpoint, 1, 13)],
+    )),
+    torn(column(
         "checkpoint_ranges.to_seq",
         "9223372036854775807",
         "first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
+        &[(Checkpoint, 1, 13)],
+    )),
     column(
         "checkpoint_ranges.to_mac",
         "sha256('x')",
         "first_leaf = 0",
-        &[(Checkpoint, 1, 13)],
+        &[(Checkpoint, 1, 12)],
     ),
     // Tiles.
-    column(
+    torn(column(
         "tree_tiles.tenant_id",
         "'other'",
         "level = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
-    column("tree_tiles.level", "3", "level = 0", &[(Checkpoint, 0, 0)]),
-    column(
+        &[
+            (Checkpoint, 0, 0),
+            (Checkpoint, 1, 1),
+            (Checkpoint, 2, 1),
+            (Checkpoint, 3, 1),
+        ],
+    )),
+    torn(column(
+        "tree_tiles.level",
+        "3",
+        "level = 0",
+        &[
+            (Checkpoint, 0, 0),
+            (Checkpoint, 1, 1),
+            (Checkpoint, 2, 1),
+            (Checkpoint, 3, 1),
+        ],
+    )),
+    torn(column(
         "tree_tiles.tile_no",
         "9",
         "level = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
+        &[
+            (Checkpoint, 0, 0),
+            (Checkpoint, 1, 1),
+            (Checkpoint, 2, 1),
+            (Checkpoint, 3, 1),
+        ],
+    )),
     column(
         "tree_tiles.hashes",
         "set_byte(hashes, 160, get_byte(hashes, 160) # 1)",
         "level = 0",
-        &[(Checkpoint, 0, 0), (Checkpoint, 1, 6)],
+        &[(Checkpoint, 1, 6)],
     ),
     column(
         "tree_tiles.hashes",
@@ -349,10 +391,10 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         &[(Checkpoint, 0, 0)],
     ),
     // The tree's own row.
-    column("trees.tenant_id", "'other'", "true", &[(Checkpoint, 0, 47)]),
-    column("trees.origin", "'other'", "true", &[(Checkpoint, 0, 47)]),
-    column("trees.size", "size - 1", "true", &[(Checkpoint, 0, 47)]),
-    column("trees.root", "sha256('x')", "true", &[(Checkpoint, 0, 47)]),
+    column("trees.tenant_id", "'other'", "true", &[(Checkpoint, 0, 46)]),
+    column("trees.origin", "'other'", "true", &[(Checkpoint, 0, 46)]),
+    column("trees.size", "size - 1", "true", &[(Checkpoint, 0, 46)]),
+    column("trees.root", "sha256('x')", "true", &[(Checkpoint, 0, 46)]),
     // The outbox.
     outbox("outbox.place", "gen_random_uuid()"),
     outbox("outbox.event_id", "gen_random_uuid()"),
@@ -410,28 +452,33 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     ),
     sql(
         "a deleted row",
-        "DELETE FROM portcullis.entries WHERE session_id = 's-3'",
-        &[(Gap, 3, 2), (Checkpoint, 3, 2)],
+        "DELETE FROM portcullis.entries WHERE chain_no = 3 AND seq BETWEEN 2 AND 12",
+        &[(Gap, 3, 2), (Rotation, 3, 14), (Checkpoint, 3, 2)],
     ),
     sql(
         "a deleted row",
         "DELETE FROM portcullis.checkpoints WHERE size = (SELECT min(size) FROM portcullis.checkpoints)",
-        &[(Checkpoint, 0, 0)],
+        &[(Checkpoint, 0, 36)],
     ),
-    sql(
+    torn(sql(
         "a deleted row",
         "DELETE FROM portcullis.checkpoint_ranges WHERE first_leaf = 0",
-        &[(Checkpoint, 0, 0)],
-    ),
-    sql(
+        &[(Checkpoint, 2, 1)],
+    )),
+    torn(sql(
         "a deleted row",
         "DELETE FROM portcullis.tree_tiles",
-        &[(Checkpoint, 0, 0)],
-    ),
+        &[
+            (Checkpoint, 0, 0),
+            (Checkpoint, 1, 1),
+            (Checkpoint, 2, 1),
+            (Checkpoint, 3, 1),
+        ],
+    )),
     sql(
         "a deleted row",
         "DELETE FROM portcullis.trees",
-        &[(Checkpoint, 0, 47)],
+        &[(Checkpoint, 0, 46)],
     ),
     sql(
         "an inserted row",
@@ -456,8 +503,8 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     // Tails, chains and everything, with their heads.
     sql(
         "a tail cut off with its head",
-        "DELETE FROM portcullis.entries WHERE chain_no = 2 AND seq > 10; UPDATE portcullis.chains c SET next_seq = 11, head_mac = e.mac, recorded_at = e.recorded_at, key_id = e.key_id FROM portcullis.entries e WHERE c.chain_no = 2 AND e.chain_no = 2 AND e.seq = 10",
-        &[(Checkpoint, 2, 11)],
+        "DELETE FROM portcullis.entries WHERE chain_no = 2 AND seq > 14; UPDATE portcullis.chains c SET next_seq = 15, head_mac = e.mac, recorded_at = e.recorded_at, key_id = e.key_id FROM portcullis.entries e WHERE c.chain_no = 2 AND e.chain_no = 2 AND e.seq = 14",
+        &[(Checkpoint, 2, 15)],
     ),
     sql(
         "a chain gone with its head",
@@ -469,7 +516,7 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         "DELETE FROM portcullis.entries; DELETE FROM portcullis.chains; DELETE FROM portcullis.checkpoints; DELETE FROM portcullis.checkpoint_ranges; DELETE FROM portcullis.tree_tiles; DELETE FROM portcullis.trees",
         &[(Truncated, 0, 1)],
     ),
-    sql("a restored backup", "SELECT 'older'", &[(Rollback, 0, 38)]),
+    sql("a restored backup", "SELECT 'older'", &[(Rollback, 0, 37)]),
     // With the chain's keys stolen: no MAC is wrong any more.
     thief(
         "written anew with the keys",
@@ -481,19 +528,23 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         "written anew with the keys",
         "DELETE FROM portcullis.entries WHERE chain_no = 3 AND seq = 12; UPDATE portcullis.entries SET seq = -seq WHERE chain_no = 3 AND seq > 12; UPDATE portcullis.entries SET seq = -seq - 1 WHERE chain_no = 3 AND seq < 0",
         (3, 12),
-        &[(Checkpoint, 3, 12)],
+        &[
+            (Checkpoint, 3, 12),
+            (Checkpoint, 3, 13),
+            (Checkpoint, 3, 15),
+        ],
     ),
     // Rotations.
     sql(
         "rotation abuse",
         "DELETE FROM portcullis.entries WHERE chain_no = 3 AND seq IN (13, 14)",
-        &[(Gap, 3, 13), (Checkpoint, 3, 13)],
+        &[(Gap, 3, 13), (Rotation, 3, 15), (Checkpoint, 3, 13)],
     ),
     thief(
         "rotation abuse",
         "UPDATE portcullis.entries SET key_id = 1 WHERE chain_no = 3 AND seq = 15; UPDATE portcullis.chains SET key_id = 1 WHERE chain_no = 3",
         (3, 15),
-        &[(KeyWindow, 3, 15), (Checkpoint, 3, 15)],
+        &[(KeyWindow, 3, 15), (KeyWindow, 3, 15), (Checkpoint, 3, 15)],
     ),
     // Numbers and encodings.
     sql(
@@ -508,15 +559,15 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     ),
     thief(
         "an edited number",
-        "UPDATE portcullis.entries SET metadata = replace(metadata, '9007199254740991', '9007199254740992') WHERE chain_no = 1 AND seq = 18",
-        (1, 18),
-        &[(Encoding, 1, 18), (Signature, 1, 18)],
+        "UPDATE portcullis.entries SET metadata = replace(metadata, '9007199254740991', '9007199254740992') WHERE chain_no = 1 AND seq = 17",
+        (1, 17),
+        &[(Encoding, 1, 17), (Signature, 1, 17)],
     ),
     thief(
         "an edited number",
-        "UPDATE portcullis.entries SET metadata = replace(metadata, '9007199254740991', '9007199254740993') WHERE chain_no = 1 AND seq = 18",
-        (1, 18),
-        &[(Encoding, 1, 18), (Signature, 1, 18)],
+        "UPDATE portcullis.entries SET metadata = replace(metadata, '9007199254740991', '9007199254740993') WHERE chain_no = 1 AND seq = 17",
+        (1, 17),
+        &[(Encoding, 1, 17), (Signature, 1, 17)],
     ),
     sql(
         "another encoding of the same",
@@ -579,7 +630,7 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     lines(
         "swapped lines",
         |lines| lines.swap(4, 5),
-        &[(Journal, 0, 4)],
+        &[(Journal, 0, 4), (Journal, 0, 4)],
     ),
     lines(
         "a line of one's own",
@@ -589,6 +640,6 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     lines(
         "an edited first line",
         |lines| lines[0] = lines[0].replace("\"first\":1", "\"first\":2"),
-        &[],
+        &[(Journal, 0, 0)],
     ),
 ];

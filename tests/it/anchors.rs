@@ -616,7 +616,7 @@ fn script(vault: &Vault, variant: &str) -> PathBuf {
     let body = match variant {
         "keeps" => {
             r#"case "$2" in
-                 publish) cat > "$1/$4.tmp" && mv "$1/$4.tmp" "$1/$4.note" && echo "kept $4 of $3 env=$(env | grep -c SECRET) with $KEEPER" ;;
+                 publish) cat > "$1/$4.tmp" && mv "$1/$4.tmp" "$1/$4.note" && echo "kept $4 of $3 env=$(env | grep -c CARGO) with $KEEPER" ;;
                  latest) newest=$(ls "$1" | grep note | sort -n | tail -1); [ -z "$newest" ] || cat "$1/$newest" ;;
                esac"#
         }
@@ -635,6 +635,8 @@ fn script(vault: &Vault, variant: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_program_keeps_checkpoints_and_gets_no_secret() {
+    // What it would inherit from us, were it to inherit anything.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
     let (trail, vault) = (trail().await, Vault::new());
     let store = vault.0.join("store");
     fs::create_dir(&store).unwrap();

@@ -629,6 +629,13 @@ async fn any_flipped_bit_of_a_token_is_found_or_is_in_what_the_signature_does_no
         "{accepted} of {}",
         token.len() * 8
     );
+    // The signature stands at the end.
+    for place in token.len() - 64..token.len() {
+        let mut changed = token.clone();
+        changed[place] ^= 1;
+        let wrong = AnchorError::Invalid("the token's signature is wrong");
+        assert_eq!(anchor.verify(&note, &changed), Err(wrong));
+    }
     let content = token.windows(32).position(|at| {
         use sha2::Digest as _;
         at == sha2::Sha256::digest(&note).as_slice()

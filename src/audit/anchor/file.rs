@@ -272,3 +272,49 @@ fn directory_name(origin: &str) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_keeps_what_it_has() {
+        let directory = std::env::temp_dir().join(format!("portcullis-{}", uuid::Uuid::now_v7()));
+        make(&directory).unwrap();
+        let path = directory.join("one");
+        assert!(write_new(&directory, &path, "first").unwrap());
+        assert!(!write_new(&directory, &path, "second").unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn every_origin_has_a_directory_of_its_own_below_the_anchors() {
+        let long = "x".repeat(400);
+        let (also_long, other) = (format!("{long}y"), "audit.example/acme");
+        let origins = [
+            ".",
+            "..",
+            "../up",
+            "/etc",
+            other,
+            "audit.example%2facme",
+            "audit.example%acme",
+            "Audit.example/acme",
+            "ä",
+            "a\\b",
+            &long,
+            &also_long,
+        ];
+        let names: std::collections::BTreeSet<_> =
+            origins.map(directory_name).into_iter().collect();
+        assert_eq!(names.len(), origins.len());
+        for name in names {
+            assert!(
+                name.len() <= LONGEST && !name.starts_with('.') && !name.contains('/'),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,7 +1,5 @@
 //! Entries as leaves: verifying them with their tree, and proving one of very many.
 
-use std::time::Duration;
-
 use portcullis::audit::{Audit, AuditEvent, Verify};
 use portcullis::tlog::{Checkpoint, Growth, LogKey, TILE_WIDTH, Tile, TreeHash};
 use portcullis::{AgentId, Database, Principal, Secret};
@@ -105,7 +103,6 @@ pub(crate) async fn proved(database: &Database, leaves: u64) {
         at(50),
         at(99)
     );
-    assert!(took[0] < Duration::from_secs(60));
     audit.shutdown().await;
     pool.close().await;
 }

@@ -175,7 +175,7 @@ impl Making<'_> {
         if covered.iter().map(|range| range.to_seq).sum::<u64>() != tree.size() {
             return Err(AuditError::Tree);
         }
-        let chains = verify::list_chains(transaction, store.tenant()).await?;
+        let chains = verify::list_chains(transaction, store.tenant(), store.database_now()).await?;
         for range in &covered {
             check_end(range, &chains)?;
         }

@@ -56,6 +56,7 @@ pub(in crate::audit) async fn open(store: &Store) -> Result<PgConnection, StoreE
 pub(in crate::audit) async fn list_chains(
     connection: &mut PgConnection,
     tenant: &TenantId,
+    now: Option<Timestamp>,
 ) -> Result<Vec<ChainRow>, StoreError> {
     let during = StoreError::during("read the heads of the audit trail");
     let rows = sqlx::query(
@@ -79,7 +80,7 @@ pub(in crate::audit) async fn list_chains(
              SELECT c.chain_no FROM portcullis.chains c WHERE c.tenant_id = $1
          )
          SELECT n.chain_no, last.seq, c.next_seq, c.head_mac, c.key_id, c.recorded_at,
-                coalesce(c.lease_until > now() AND NOT c.stopped, false)
+                coalesce(c.lease_until > coalesce($2, now()) AND NOT c.stopped, false)
            FROM numbers n
            LEFT JOIN portcullis.chains c
              ON c.tenant_id = $1 AND c.chain_no = n.chain_no
@@ -92,6 +93,7 @@ pub(in crate::audit) async fn list_chains(
           ORDER BY n.chain_no",
     )
     .bind(tenant.as_str())
+    .bind(now)
     .persistent(false)
     .fetch_all(connection)
     .await

@@ -75,10 +75,9 @@ impl Lines {
         let mut line = from;
         loop {
             match self.blocks.get(&(line / BLOCK)) {
-                None => return line,
                 Some(Block::All) => line = (line / BLOCK + 1).saturating_mul(BLOCK),
                 Some(Block::Some(..)) if self.contains(line) => line += 1,
-                Some(Block::Some(..)) => return line,
+                Some(Block::Some(..)) | None => return line,
             }
         }
     }

@@ -325,16 +325,16 @@ impl<'k> Pass<'k> {
         };
         let (findings, journals, count) =
             (&mut self.findings, &mut self.journals, &mut self.entries);
+        // The first time, and not past the head that was read.
+        let (read, end) = chain.as_ref().map_or((0, 0), |c| (c.after, c.part.to));
+        let is_new = |seq: i64| seq > read && seq <= seq_of_sql(end);
         let mut again = Fields::default();
-        let reading = self.reader.read(leaves.chain(), (after, to), |entry| {
-            // The first time, and not past the head that was read.
-            let link = |chain: &&mut &mut Chain<'_>, seq: i64| {
-                seq > chain.after && seq <= seq_of_sql(chain.part.to)
-            };
-            match entry {
+        let reading = self
+            .reader
+            .read(leaves.chain(), (after, to), |entry| match entry {
                 Ok(stored) => {
                     let seq = stored.row.seq;
-                    let chain = chain.as_mut().filter(|c| link(c, seq.cast_signed()));
+                    let chain = chain.as_mut().filter(|_| is_new(seq.cast_signed()));
                     let encoded = if let Some(chain) = chain {
                         *count += 1;
                         if chain.walk.entry(stored, findings) {
@@ -357,7 +357,7 @@ impl<'k> Pass<'k> {
                 }
                 Err(torn) => {
                     let seq = torn.seq.unwrap_or(i64::MAX);
-                    if let Some(chain) = chain.as_mut().filter(|c| link(c, seq)) {
+                    if let Some(chain) = chain.as_mut().filter(|_| is_new(seq)) {
                         *count += 1;
                         chain.walk.torn(torn, findings);
                     }
@@ -365,8 +365,7 @@ impl<'k> Pass<'k> {
                         trees.entry(leaves, seq, None, findings);
                     }
                 }
-            }
-        });
+            });
         reading.await?;
         if let Some(chain) = &mut chain {
             chain.after = chain.after.max(seq_of_sql(to.min(chain.part.to)));

@@ -17,6 +17,7 @@ use crate::audit::store::verify::{self as sql, ChainRow};
 use crate::audit::stored::{Stored, Torn};
 use crate::ids::TenantId;
 use crate::store::{Store, StoreError};
+use crate::time::Timestamp;
 use crate::tlog::{Tile, TreeHash};
 
 pub(super) const OPERATION: &str = "read the audit trail to verify it";
@@ -36,6 +37,8 @@ pub(super) struct Reader {
     pub(super) connection: PgConnection,
     pub(super) tenant: TenantId,
     patience: Duration,
+    /// What to bind where SQL says `coalesce($n, now())`.
+    now: Option<Timestamp>,
 }
 
 impl Reader {
@@ -44,6 +47,7 @@ impl Reader {
             connection: sql::open(store).await?,
             tenant: store.tenant().clone(),
             patience: store.deadline(),
+            now: store.database_now(),
         })
     }
 
@@ -65,7 +69,7 @@ impl Reader {
         } else {
             None
         };
-        let chains = sql::list_chains(&mut transaction, &self.tenant).await?;
+        let chains = sql::list_chains(&mut transaction, &self.tenant, self.now).await?;
         let wanted = match scope {
             Scope::All => {
                 find_missing_chains(&chains, findings);

@@ -12,7 +12,7 @@ use portcullis::audit::bundle::{
 use portcullis::audit::{
     AgentKey, Audit, AuditError, AuditEvent, KeySource, Kind, Query, SignPolicy, Signing, Verdict,
 };
-use portcullis::tlog::{LogKey, Note, WitnessKey};
+use portcullis::tlog::{Checkpoint, LogKey, Note, TreeHash, WitnessKey};
 use portcullis::{AgentId, Principal, Secret, SessionId, Timestamp, UserId};
 use sha2::{Digest as _, Sha256};
 
@@ -400,7 +400,7 @@ const ATTACKS: &[Attack] = &[
                 "\"seq\":4,",
                 "\"decision\":\"allow\"",
                 "\"decision\":\"denied\"",
-            )
+            );
         },
         Class::Entry,
     ),
@@ -489,7 +489,7 @@ const ATTACKS: &[Attack] = &[
         "an entry is withheld in a bundle of everything",
         |f| {
             let at = f.find("\"leaf\":7,");
-            f.lines[at] = "{\"withheld\":{\"count\":1,\"from\":7}}".to_owned();
+            f.lines[at].replace_range(.., "{\"withheld\":{\"count\":1,\"from\":7}}");
         },
         Class::Claim,
     ),
@@ -623,7 +623,7 @@ const ATTACKS: &[Attack] = &[
                 "{\"bundle\":",
                 "\"tenant\":\"default\"",
                 "\"tenant\":\"acme\"",
-            )
+            );
         },
         Class::Entry,
     ),
@@ -639,7 +639,7 @@ const ATTACKS: &[Attack] = &[
                 "{\"bundle\":",
                 "\"selection\":{}",
                 "\"selection\":{\"session\":\"s-1\"}",
-            )
+            );
         },
         Class::Claim,
     ),
@@ -1002,4 +1002,62 @@ async fn a_witness_is_believed_by_the_key_that_was_named_and_no_other() {
         let report = verify(&forgery.sealed(), &named);
         assert_eq!(classes(&report), [Class::Anchor], "{report}");
     }
+}
+
+/// F06: the last entries were deleted, or an old backup restored, and nobody saw.
+#[tokio::test]
+async fn f06_a_bundle_has_to_go_on_from_the_checkpoint_that_the_auditor_kept() {
+    let trail = written().await;
+    let audit = trail.audit().await;
+    let bundle = try_export(&audit, Selection::all()).await.unwrap();
+    let own = audit.last_checkpoint().await.unwrap().unwrap();
+    let later = audit.checkpoint(&log_key()).await.unwrap();
+    let checkpoints = bundle
+        .lines()
+        .filter(|line| line.starts_with("{\"checkpoint\":"));
+    let notes: Vec<String> = checkpoints
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["checkpoint"]["note"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(notes.last(), Some(&own));
+    for note in &notes {
+        let report = verify(&bundle, &trust().kept(note).unwrap());
+        assert!(report.is_clean(), "{report}");
+        assert_eq!(report.goes_on_from_kept(), Some(true));
+    }
+    // Of a part, which has the last checkpoint only.
+    let part = try_export(&audit, Selection::all().session(&session("s-1")))
+        .await
+        .unwrap();
+    let report = verify(&part, &trust().kept(&notes[0]).unwrap());
+    assert_eq!(
+        (report.is_clean(), report.goes_on_from_kept()),
+        (true, Some(false))
+    );
+    assert!(
+        report
+            .limits()
+            .iter()
+            .any(|limit| limit.contains("was kept")),
+        "{report}"
+    );
+
+    let report = verify(&bundle, &trust().kept(later.note()).unwrap());
+    assert_eq!(
+        classes(&report),
+        [Class::Checkpoint],
+        "an older bundle: {report}"
+    );
+    // The log's key signed another tree of the same size, for somebody else.
+    let size: u64 = notes[0].lines().nth(1).unwrap().parse().unwrap();
+    let fork = Checkpoint::new(ORIGIN, size, TreeHash::of_leaf(b"another")).unwrap();
+    let fork = log_key().sign(&fork).unwrap().to_string();
+    let report = verify(&bundle, &trust().kept(&fork).unwrap());
+    assert_eq!(classes(&report), [Class::Checkpoint], "a fork: {report}");
+    let other =
+        other_key(ORIGIN).sign(&Checkpoint::parse(Note::parse(&own).unwrap().text()).unwrap());
+    assert!(trust().kept(&other.unwrap().to_string()).is_err());
+    assert!(Trust::in_nobody().kept(&own).is_err());
 }

@@ -102,8 +102,12 @@ async fn a_bundle_is_checked_without_a_database_and_without_a_secret() {
     assert_eq!(made["withheld"], 0);
     let file = scratch.0.join("acme.bundle");
     assert_eq!(scratch.names(), ["acme.bundle"], "nothing is left over");
-    let mode = fs::metadata(&file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o077, 0, "what is in it is about people");
+    let permissions = fs::metadata(&file).unwrap().permissions();
+    assert_eq!(
+        permissions.mode() & 0o077,
+        0,
+        "what is in it is about people"
+    );
     // Never over another file.
     let again = export(&trail, &scratch.0, &["--out", "acme.bundle"]);
     assert_eq!(again.status.code(), Some(2), "{again:?}");
@@ -176,7 +180,7 @@ async fn a_bundle_is_redacted_by_somebody_who_has_no_key_of_the_log() {
         bare(&scratch.0, &[&fixed, arguments].concat())
             .env("PORTCULLIS_LOG_ORIGIN", "privacy.example/acme")
             .env("PORTCULLIS_LOG_KEY", "env:SEED")
-            .env("SEED", &SEED.chars().rev().collect::<String>())
+            .env("SEED", SEED.chars().rev().collect::<String>())
             .output()
             .unwrap()
     };

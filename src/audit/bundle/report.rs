@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::audit::Verdict;
 use crate::time::Timestamp;
-use crate::tlog::{LogVerifier, TreeHash, WitnessVerifier};
+use crate::tlog::{Checkpoint, LogError, LogVerifier, TreeHash, WitnessVerifier};
 
 /// The most findings that are kept; all are counted.
 const MAX_FINDINGS: usize = 1_000;
@@ -27,6 +27,7 @@ pub struct Trust {
     pub(super) log: Option<LogVerifier>,
     pub(super) sealers: Vec<LogVerifier>,
     pub(super) witnesses: Vec<WitnessVerifier>,
+    pub(super) kept: Option<Checkpoint>,
 }
 
 impl Trust {
@@ -54,6 +55,22 @@ impl Trust {
     pub fn witness(mut self, key: WitnessVerifier) -> Self {
         self.witnesses.push(key);
         self
+    }
+
+    /// And remembers this checkpoint, which the auditor kept: a bundle of a smaller tree, or of one
+    /// that does not go on from it, is a finding.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`] if the note is not a checkpoint of the log that was named, or of an empty tree.
+    pub fn kept(mut self, note: &str) -> Result<Self, LogError> {
+        let log = self.log.as_ref().ok_or(LogError::Unsigned)?;
+        let kept = Checkpoint::open(note, log)?;
+        if kept.size() == 0 {
+            return Err(LogError::EmptyAnchor);
+        }
+        self.kept = Some(kept);
+        Ok(self)
     }
 
     /// Whether this key may seal.
@@ -187,6 +204,8 @@ pub struct Report {
     pub(super) anchors: Vec<AnchorReport>,
     pub(super) cosigned: Option<(u64, Timestamp)>,
     pub(super) redacted: Vec<Redacted>,
+    /// Whether the kept checkpoint is among the bundle's; `None` if none was named.
+    pub(super) kept: Option<bool>,
     pub(super) lines: u64,
     pub(super) findings: Vec<Finding>,
     pub(super) total: u64,
@@ -337,6 +356,13 @@ impl Report {
         &self.redacted
     }
 
+    /// Whether the tree goes on from the checkpoint that was kept; `false` if the bundle does not
+    /// have it, `None` if none was named.
+    #[must_use]
+    pub const fn goes_on_from_kept(&self) -> Option<bool> {
+        self.kept
+    }
+
     /// The public key that the bundle is sealed with, and whether it is one that was named.
     #[must_use]
     pub fn sealed_by(&self) -> Option<(&str, bool)> {
@@ -367,6 +393,10 @@ impl Report {
         add(
             self.late > 0,
             "that entries were signed before their agent's key was revoked: they came later, by way of a journal or a transaction",
+        );
+        add(
+            self.kept == Some(false),
+            "that the tree goes on from the checkpoint that was kept: it is not in the bundle; ask for a bundle of everything",
         );
         add(
             self.withheld > 0,

@@ -118,9 +118,10 @@ mod tests {
     }
 
     type Tiles = Vec<(Tile, Vec<TreeHash>)>;
+    type Full = BTreeMap<Tile, Vec<TreeHash>>;
 
     /// The trees of these sizes: each root and begun tiles; and every full tile of the last one.
-    fn grown(sizes: &[u64]) -> (Vec<(TreeHash, Tiles)>, BTreeMap<Tile, Vec<TreeHash>>) {
+    fn grown(sizes: &[u64]) -> (Vec<(TreeHash, Tiles)>, Full) {
         let (mut tree, mut full, mut trees) = (Growth::new(), BTreeMap::new(), Vec::new());
         for size in sizes {
             while tree.size() < *size {

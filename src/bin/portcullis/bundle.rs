@@ -1,6 +1,7 @@
 //! `portcullis verify-bundle`
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -18,6 +19,7 @@ use crate::output::{Output, Tone, table};
 #[command(after_help = "\
 Examples:
   portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\"
+  portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\" --kept acme.checkpoint
   portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\" --sealer \"$(cat privacy.vkey)\" --json
 
 Get the keys by another way than the bundle: its own copy of them proves nothing.
@@ -35,6 +37,9 @@ pub(crate) struct VerifyBundle {
     /// The public key of a witness.
     #[arg(long, value_name = "KEY")]
     witness: Vec<String>,
+    /// A checkpoint that was kept: the bundle has to go on from it.
+    #[arg(long, value_name = "FILE", requires = "log")]
+    kept: Option<PathBuf>,
 }
 
 impl VerifyBundle {
@@ -52,6 +57,10 @@ impl VerifyBundle {
         for key in &self.witness {
             let key = WitnessVerifier::parse(key).map_err(Fault::during("read --witness"))?;
             trust = trust.witness(key);
+        }
+        if let Some(kept) = &self.kept {
+            let note = fs::read_to_string(kept).map_err(Fault::during("read --kept"))?;
+            trust = trust.kept(&note).map_err(Fault::during("read --kept"))?;
         }
         Ok(trust)
     }
@@ -113,6 +122,16 @@ fn text(output: Output, report: &Report) -> String {
     if let Some((size, at)) = report.cosigned() {
         row("cosigned", &format!("{at} at size {size}"));
     }
+    if let Some(goes_on) = report.goes_on_from_kept() {
+        row(
+            "kept",
+            if goes_on {
+                "the tree goes on from it"
+            } else {
+                "not proved"
+            },
+        );
+    }
     for redacted in report.redacted() {
         let by = if redacted.believed {
             "a named key"
@@ -130,6 +149,18 @@ fn text(output: Output, report: &Report) -> String {
             &format!("{key}{}", if believed { "" } else { " (not named)" }),
         );
     }
+    text.push_str(&tables(report));
+    text.push('\n');
+    for limit in report.limits() {
+        let line = format!("not proved: {limit}");
+        let _ = writeln!(text, "{}", output.tone(Tone::Faint, &line));
+    }
+    text
+}
+
+/// What the anchors gave, and the findings.
+fn tables(report: &Report) -> String {
+    let mut text = String::new();
     if !report.anchors().is_empty() {
         let rows: Vec<Vec<String>> = report
             .anchors()
@@ -170,11 +201,6 @@ fn text(output: Output, report: &Report) -> String {
         if report.finding_count() > kept {
             let _ = writeln!(text, "and {} more", report.finding_count() - kept);
         }
-    }
-    text.push('\n');
-    for limit in report.limits() {
-        let line = format!("not proved: {limit}");
-        let _ = writeln!(text, "{}", output.tone(Tone::Faint, &line));
     }
     text
 }
@@ -227,6 +253,7 @@ fn document(report: &Report) -> Value {
         "checkpoints": report.checkpoints(),
         "cosigned": moment(report.cosigned()),
         "anchors": anchors,
+        "goes_on_from_kept": report.goes_on_from_kept(),
         "redacted": redacted,
         "sealed_by": report.sealed_by().map(|(key, _)| key),
         "sealer_named": report.sealed_by().is_some_and(|(_, believed)| believed),

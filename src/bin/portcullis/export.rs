@@ -212,10 +212,12 @@ impl Part {
         let path = PathBuf::from(path);
         // What is in it is about people.
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path).map_err(Fault::during("write --out"))?;
+        let file = options.open(&path).map_err(Fault::during(
+            "write --out (under its name with .part, which must not be there either)",
+        ))?;
         Ok(Self {
             file,
             path,

@@ -17,6 +17,16 @@ impl Verifier<'_> {
                 self.report.tenant = Some(header.tenant.clone());
                 self.report.origin = Some(claimed.log.origin().to_owned());
                 self.report.log_named = self.trust.log.is_some();
+                self.report.kept = self.trust.kept.as_ref().map(|_| false);
+                if self
+                    .trust
+                    .kept
+                    .as_ref()
+                    .is_some_and(|kept| kept.size() > header.size)
+                {
+                    let detail = "the tree is smaller than the one of the checkpoint that was kept: an old bundle, or entries are gone";
+                    self.find(Class::Checkpoint, detail);
+                }
                 self.report.size = header.size;
                 self.report.root = Some(claimed.root);
                 self.claimed = Some(claimed);
@@ -93,6 +103,15 @@ impl Verifier<'_> {
             self.find(Class::Checkpoint, detail);
         }
         self.report.checkpoints += u64::from(consistent);
+        let kept = self.trust.kept.as_ref();
+        if let Some(kept) = kept.filter(|kept| kept.size() == opened.size()) {
+            if kept.root() == opened.root() {
+                self.report.kept = Some(consistent);
+            } else {
+                let detail = "the log signed another tree of this size: the one that was kept";
+                self.find(Class::Checkpoint, detail);
+            }
+        }
         if let Some(at) = self.witnessed(&line.note) {
             self.report.cosigned = Some((opened.size(), at));
         }

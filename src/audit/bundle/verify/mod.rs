@@ -204,11 +204,8 @@ impl<'t> Verifier<'t> {
         if self.after_tile {
             self.find(Class::Format, "a tile is shown, and no entry of it");
         }
-        if !self
-            .checkpoint
-            .as_ref()
-            .is_some_and(|c| c.0 == claimed.header.size)
-        {
+        let of_this = |size: u64| size == claimed.header.size;
+        if self.checkpoint.as_ref().is_none_or(|last| !of_this(last.0)) {
             self.find(
                 Class::Checkpoint,
                 "the log's signature of the bundle's own tree is not among the checkpoints",

@@ -523,6 +523,30 @@ const ATTACKS: &[Attack] = &[
         Class::Signature,
     ),
     (
+        "a key that nobody put on record is listed",
+        |f| {
+            let public = SigningKey::from_bytes(&[3; 32]).verifying_key();
+            let field = |bytes: &[u8]| {
+                let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+                [&[1], length.as_slice(), bytes].concat()
+            };
+            let labelled = [field(b"portcullis/agent-key/v1"), field(public.as_bytes())].concat();
+            let id = hex::encode(&Sha256::digest(labelled)[..16]);
+            let public = hex::encode(public.as_bytes());
+            let line = format!(
+                "{{\"key\":{{\"agent\":\"a-1\",\"id\":\"{id}\",\"public\":\"{public}\",\"registered\":3}}}}"
+            );
+            let at = f.find("{\"key\":");
+            f.lines.insert(at, line);
+        },
+        Class::Signature,
+    ),
+    (
+        "a key is said to be put on record by another entry",
+        |f| f.change("{\"key\":", "\"registered\":", "\"registered\":1"),
+        Class::Signature,
+    ),
+    (
         "a key is left out",
         |f| {
             let at = f.find("{\"key\":");

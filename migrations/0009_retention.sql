@@ -71,8 +71,8 @@ CREATE TABLE portcullis.archive_ranges (
 -- The ranges of one archive.
 CREATE INDEX archive_ranges_archive_idx ON portcullis.archive_ranges (tenant_id, archive_id);
 
--- The MAC before an entry that stays where the one before it goes. A MAC that is right after it
--- proves the entry: nobody makes one without the key.
+-- The entries of archived ranges that stay, each with the MAC before it, since what has that may go.
+-- A MAC that is right after it proves the entry: nobody makes one without the key.
 CREATE TABLE portcullis.archive_links (
     tenant_id    text COLLATE "C" NOT NULL CHECK (octet_length(tenant_id) BETWEEN 1 AND 256),
     chain_no     integer          NOT NULL CHECK (chain_no > 0),

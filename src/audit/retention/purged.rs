@@ -104,6 +104,12 @@ impl Purged {
         let mut findings: Vec<Finding> = findings.collect();
         let lost = marks.iter().filter(|mark| mark.range.is_none());
         findings.extend(lost.map(|mark| uncovered(mark, 0, (mark.first_leaf, mark.first_leaf))));
+        for (archive, present) in sql::list_present(store).await? {
+            let Some(purge) = purges.get(&archive) else {
+                continue;
+            };
+            findings.extend(overdrawn(&marks, archive, present, purge.removed));
+        }
         Ok((purged, findings))
     }
 
@@ -112,10 +118,18 @@ impl Purged {
         // The first range that ends after them: its last entry stays, so none is of two ranges.
         let after = (chain_no, through.saturating_add(1))..=(chain_no, u64::MAX);
         match self.ranges.range(after).next() {
-            Some((_, range)) if range.from <= from && range.recorded => Gap::Archived,
-            Some((_, range)) if range.from <= from => Gap::Unrecorded,
-            _ => Gap::Missing,
+            Some((_, range)) if range.from > from => Gap::Missing,
+            Some((_, range)) if !range.recorded => Gap::Unrecorded,
+            Some(_) if self.stays(chain_no, from, through) => Gap::Missing,
+            Some(_) => Gap::Archived,
+            None => Gap::Missing,
         }
+    }
+
+    /// Whether one of the entries should have stayed.
+    fn stays(&self, chain_no: i32, from: u64, through: u64) -> bool {
+        let mut kept = self.links.range((chain_no, from)..=(chain_no, through));
+        kept.next().is_some()
     }
 
     /// The MAC that is kept of the entry before this one.
@@ -143,6 +157,20 @@ fn uncovered(mark: &MarkRow, chain_no: i32, (from, to): (u64, u64)) -> Finding {
     let detail = "a range is marked as archived that is under no checkpoint";
     let class = FindingClass::Checkpoint;
     Finding::new(class, chain_no.cast_unsigned(), (from, to), detail)
+}
+
+/// An archive of whose ranges more is gone than was removed: entries that stay were deleted, together
+/// with what says that they stay.
+fn overdrawn(marks: &[MarkRow], archive: EventId, present: u64, removed: u64) -> Option<Finding> {
+    let ranges = marks.iter().filter(|mark| mark.archive == archive);
+    let ranges: Vec<_> = ranges.filter_map(|mark| mark.range).collect();
+    let all: u64 = ranges.iter().map(|(_, from, to)| to - from + 1).sum();
+    let (chain_no, from, _) = *ranges.first()?;
+    let (_, _, to) = *ranges.iter().rfind(|range| range.0 == chain_no)?;
+    let detail = "more entries are gone from ranges of an archive than it removed";
+    let class = FindingClass::Gap;
+    let finding = || Finding::new(class, chain_no.cast_unsigned(), (from, to), detail);
+    (all.saturating_sub(present) > removed).then(finding)
 }
 
 /// What the trail says of retention, by entries whose MACs are right.
@@ -174,9 +202,14 @@ mod tests {
             let range = Range { from, recorded };
             purged.ranges.insert((chain_no, to), range);
         }
+        // Some entry within stays, too.
+        purged.links.insert((1, 7), Tag::default());
         for (chain_no, from, through, expected) in [
-            (1, 1, 9, Gap::Archived),
+            (1, 1, 6, Gap::Archived),
             (1, 4, 4, Gap::Archived),
+            (1, 8, 9, Gap::Archived),
+            (1, 1, 9, Gap::Missing),
+            (1, 7, 7, Gap::Missing),
             // The last entry of a range stays.
             (1, 1, 10, Gap::Missing),
             (1, 10, 10, Gap::Missing),

@@ -37,6 +37,8 @@ pub(super) enum Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Purge {
     pub(super) sha256: Tag,
+    /// How many entries may be gone of its ranges.
+    pub(super) removed: u64,
     /// The first and the last leaf of each run of ranges.
     pub(super) leaves: Vec<(u64, u64)>,
     /// When the youngest entry happened or was recorded.
@@ -104,6 +106,7 @@ fn purge(value: &Value) -> Option<Purge> {
     let holds = value.get("holds")?.as_array()?.iter();
     Some(Purge {
         sha256,
+        removed: number(value, "removed")?,
         leaves: value
             .get("leaves")?
             .as_array()?

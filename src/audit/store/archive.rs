@@ -134,7 +134,7 @@ pub(in crate::audit) async fn inspect_range(
 }
 
 /// Marks the ranges of an archive, in the caller's transaction, and keeps the MAC before each entry
-/// that stays where the one before it goes.
+/// that stays: it may go, and which ones stay is on record.
 pub(in crate::audit) async fn insert_archive_in_tx(
     transaction: &mut PgConnection,
     tenant: &TenantId,
@@ -180,11 +180,10 @@ pub(in crate::audit) async fn insert_archive_in_tx(
              ON r.tenant_id = $1 AND r.first_leaf = w.first_leaf
            JOIN portcullis.entries k
              ON k.tenant_id = $1 AND k.chain_no = r.chain_no
-            AND k.seq > r.from_seq AND k.seq <= r.to_seq
+            AND k.seq >= r.from_seq AND k.seq <= r.to_seq
            JOIN portcullis.entries b
              ON b.tenant_id = $1 AND b.chain_no = k.chain_no AND b.seq = k.seq - 1
-          WHERE (k.seq = r.to_seq OR k.kind = ANY (portcullis.kept_kinds()))
-            AND b.kind <> ALL (portcullis.kept_kinds())",
+          WHERE k.seq = r.to_seq OR k.kind = ANY (portcullis.kept_kinds())",
     )
     .bind(tenant.as_str())
     .bind(&leaves)
@@ -379,7 +378,33 @@ pub(in crate::audit) async fn list_marks(
     store.run_idempotent("read what is archived", work).await
 }
 
-/// The MACs that are kept of what is removed, each with the entry that follows it.
+/// How many entries are still there of the ranges of each archive.
+pub(in crate::audit) async fn list_present(
+    store: &Store,
+) -> Result<Vec<(EventId, u64)>, StoreError> {
+    let work = || async {
+        let rows = sqlx::query(
+            "SELECT m.archive_id, count(e.seq)
+               FROM portcullis.archive_ranges m
+               JOIN portcullis.checkpoint_ranges r
+                 ON r.tenant_id = m.tenant_id AND r.first_leaf = m.first_leaf
+               LEFT JOIN portcullis.entries e
+                 ON e.tenant_id = m.tenant_id AND e.chain_no = r.chain_no
+                AND e.seq >= r.from_seq AND e.seq <= r.to_seq
+              WHERE m.tenant_id = $1
+              GROUP BY m.archive_id",
+        )
+        .bind(store.tenant().as_str())
+        .persistent(false)
+        .fetch_all_in(store)
+        .await?;
+        let read = |row: &PgRow| Ok((EventId::from_uuid(row.try_get(0)?), count(row, 1)?));
+        rows.iter().map(read).collect()
+    };
+    store.run_idempotent("read what is archived", work).await
+}
+
+/// The MACs before the entries that stay, each with its entry.
 pub(in crate::audit) async fn list_links(
     store: &Store,
 ) -> Result<Vec<((i32, u64), Tag)>, StoreError> {

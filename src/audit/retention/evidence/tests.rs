@@ -21,6 +21,7 @@ fn policy(day: &str, min_months: u32) -> Record {
 fn purge(day: &str, youngest: &str, holds: &[EventId]) -> Record {
     let purge = Purge {
         sha256: [0; 32],
+        removed: 9,
         leaves: vec![(0, 9)],
         youngest: at(youngest),
         holds: holds.to_vec(),

@@ -8,7 +8,7 @@ use portcullis::audit::retention::{
     ArchiveCheck, ArchiveReport, Archiving, KeptNote, RetentionError, RetentionPolicy, Status,
 };
 use portcullis::audit::{Audit, AuditError, AuditEvent, FindingClass, Query, Scope, Verification};
-use portcullis::store::Migration;
+use portcullis::store::{Migration, TestDatabase};
 use portcullis::tlog::{Checkpoint, LogKey};
 use portcullis::{
     AgentId, Clock, Database, EventId, Governance, ManualClock, Principal, Secret, SystemClock,
@@ -50,23 +50,25 @@ pub(crate) struct Aged {
     pub(crate) directory: Directory,
 }
 
-pub(crate) fn as_role(trail: &Trail, role: &'static str) -> Database {
-    Database::options(trail.test.options().options([("role", role)]))
+pub(crate) fn as_role(test: &TestDatabase, role: &'static str) -> Database {
+    Database::options(test.options().options([("role", role)]))
 }
 
 /// One chain. Of a year ago: genesis, two policies, what anna did, a checkpoint (1 to 14); what bert
 /// did, a checkpoint (15 to 25); what carl did, a checkpoint (26 to 36). Of today: 37 to 42.
 pub(crate) async fn aged() -> Aged {
-    let trail = trail().await;
+    // No other writer may be there: it would move what is queued, and take the chain.
+    let test = TestDatabase::fresh().await.unwrap();
+    let pool = test.database().connect_pool().await.unwrap();
     for role in [APP, ARCHIVIST] {
         let made = format!(
             "DO $$ BEGIN CREATE ROLE {role};
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         );
         let made = sqlx::query(sqlx::AssertSqlSafe(made));
-        made.execute(&trail.pool).await.unwrap();
+        made.execute(&pool).await.unwrap();
     }
-    Migration::new(&trail.test.database())
+    Migration::new(&test.database())
         .app_role(APP)
         .archivist_role(ARCHIVIST)
         .run()
@@ -74,7 +76,7 @@ pub(crate) async fn aged() -> Aged {
         .unwrap();
     let clock = Arc::new(ManualClock::at(ago(400)));
     let builder = |database| Governance::builder(database, keys()).shared_clock(clock.clone());
-    let owner = builder(trail.test.database()).connect().await.unwrap();
+    let owner = builder(test.database()).connect().await.unwrap();
     for _ in 0..2 {
         let policy = RetentionPolicy::months(6).unwrap();
         let retention = owner.audit().retention();
@@ -82,7 +84,7 @@ pub(crate) async fn aged() -> Aged {
     }
     // One writer after the other: they all go on with the same chain.
     owner.shutdown().await;
-    let old = builder(as_role(&trail, APP)).connect().await.unwrap();
+    let old = builder(as_role(&test, APP)).connect().await.unwrap();
     let (mut events, mut first) = (Vec::new(), None);
     for agent in ["anna", "bert", "carl"] {
         clock.advance(DAY);
@@ -96,13 +98,14 @@ pub(crate) async fn aged() -> Aged {
         first.get_or_insert(signed.note().to_owned());
     }
     old.shutdown().await;
-    let app = writer(&as_role(&trail, APP)).await;
+    let app = writer(&as_role(&test, APP)).await;
     append_many(&app, 1, 5).await;
     let note = app.checkpoint(&log_key()).await.unwrap().note().to_owned();
     app.shutdown().await;
-    let archivist = writer(&as_role(&trail, ARCHIVIST)).await;
+    let archivist = writer(&as_role(&test, ARCHIVIST)).await;
+    let audit = writer(&test.database()).await;
     Aged {
-        trail,
+        trail: Trail { test, pool, audit },
         archivist,
         events,
         first: first.unwrap(),

@@ -93,6 +93,17 @@ async fn count(aged: &Aged, sql: &'static str) -> i64 {
         .unwrap()
 }
 
+async fn until(done: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .expect("in time");
+}
+
 /// Every file that is on record is whole; and what is not in the table is in one of them.
 async fn assert_nothing_is_lost(aged: &Aged) {
     let recorded: Vec<String> = sqlx::query_scalar("SELECT file_name FROM portcullis.archives")
@@ -168,14 +179,13 @@ async fn killed_while_it_removes_the_next_run_goes_on() {
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'
                       AND query LIKE '%DELETE FROM portcullis.entries%'";
-    while count(&aged, waiting).await == 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(async || count(&aged, waiting).await > 0).await;
     running.kill().await;
     lock.rollback().await.unwrap();
-    while count(&aged, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%DELETE FROM portcullis.entries%' AND state <> 'idle' AND pid <> pg_backend_pid()").await > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let left = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()
+                   AND state <> 'idle' AND query LIKE '%DELETE FROM portcullis.entries%'";
+    until(async || count(&aged, left).await == 0).await;
     // All of it is marked and on record, and still there.
     assert_eq!(aged.entries().await, before + 1, "retention.purged");
     aged.assert_clean(0).await;

@@ -417,7 +417,7 @@ async fn a_hold_is_set_before_a_removal_or_after_it_and_never_beside() {
 #[tokio::test]
 async fn the_application_holds_and_neither_releases_nor_archives() {
     let aged = aged().await;
-    let app = as_role(&aged.trail, APP);
+    let app = as_role(&aged.trail.test, APP);
     let audit = writer(&app).await;
     let retention = audit.retention();
     let hold = retention

@@ -1,8 +1,9 @@
 //! What a durable append costs, beside what is possible, in one run.
 //!
-//! Defends: at 64 callers at least 0.95 of a group COPY of the same rows without a chain, at 512
-//! callers 1.2 of it; the median of one caller within 1.3 of a bare durable INSERT of one row; four
-//! processes with a chain each at least 1.5 of the same four sharing one.
+//! Defends: at 64 callers at least 0.95 of a group COPY of the same rows without a chain, and 0.9 with
+//! checkpoints made at their usual pace; at 512 callers 1.2 of it; the median of one caller within 1.3
+//! of a bare durable INSERT of one row; four processes with a chain each at least 1.5 of the same four
+//! sharing one. Beside a full verification in another process, it says what pace is kept.
 //!
 //! `cargo bench --bench append` measures on a Postgres of its own, or on the server that
 //! `PORTCULLIS_BENCH_DATABASE_URL` names (it creates the database `portcullis_bench` there). Rounds
@@ -25,6 +26,8 @@
     reason = "a measurement, not library code"
 )]
 
+#[path = "append/beside.rs"]
+mod beside;
 #[path = "append/ceiling.rs"]
 mod ceiling;
 #[path = "common/mod.rs"]
@@ -43,7 +46,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::common::Server;
 
-const ROUND: Duration = Duration::from_millis(1_200);
+pub(crate) const ROUND: Duration = Duration::from_millis(1_200);
 pub(crate) const ROUNDS: usize = 5;
 pub(crate) const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90";
 
@@ -94,10 +97,18 @@ async fn parent() {
     for callers in [8, 64, 512] {
         if wanted(&callers.to_string()) {
             checkpoint(&mut connection).await;
-            many_callers(&options, &audit, callers).await;
+            many_callers(&options, &audit, callers, "").await;
         }
     }
+    if wanted("64-verifying") {
+        checkpoint(&mut connection).await;
+        beside::a_verification(&options, &audit).await;
+    }
     audit.shutdown().await;
+    if wanted("64-checkpoints") {
+        checkpoint(&mut connection).await;
+        beside::checkpoints(&options).await;
+    }
     if wanted("4-processes") {
         checkpoint(&mut connection).await;
         processes::measure(&options).await;
@@ -159,7 +170,13 @@ async fn one_caller(options: &PgConnectOptions, audit: &Audit) {
     );
 }
 
-async fn many_callers(options: &PgConnectOptions, audit: &Audit, callers: usize) {
+/// So many callers at once, beside as many that copy. `what` is added to the figure's name.
+pub(crate) async fn many_callers(
+    options: &PgConnectOptions,
+    audit: &Audit,
+    callers: usize,
+    what: &str,
+) {
     let (mut copy, mut ours) = (Vec::new(), Vec::new());
     let queue = ceiling::start(connect(options).await);
     run(callers, ROUND / 3, |rows| {
@@ -177,12 +194,12 @@ async fn many_callers(options: &PgConnectOptions, audit: &Audit, callers: usize)
     round_trips(audit, before);
     let (rate, ceiling) = (median(&ours, Run::rate), median(&copy, Run::rate));
     println!(
-        "figure append/{callers} {rate:.0} events/s ceiling {ceiling:.0} ratio {:.2}",
+        "figure append/{callers}{what} {rate:.0} events/s ceiling {ceiling:.0} ratio {:.2}",
         rate / ceiling
     );
 }
 
-fn describe(name: &str, runs: &[Run]) {
+pub(crate) fn describe(name: &str, runs: &[Run]) {
     println!(
         "{name}: {:.0} events/s, p50 {:.2} ms, p99 {:.2} ms",
         median(runs, Run::rate),
@@ -216,7 +233,7 @@ impl Run {
         Self { elapsed, micros }
     }
 
-    fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.micros.len() as f64 / self.elapsed.as_secs_f64()
     }
 
@@ -229,7 +246,7 @@ impl Run {
     }
 }
 
-fn median(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
+pub(crate) fn median(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

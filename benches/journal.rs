@@ -1,8 +1,9 @@
 //! What an event costs while the database is away, or ahead of its commit, and how fast what was
 //! written is brought into the trail.
 //!
-//! Defends: a known outage adds at most 5 ms to a call beside one write and sync of the same bytes;
-//! spooled mode costs microseconds and not a commit.
+//! Defends: a known outage adds at most 5 ms to a call beside the writes and syncs that it waits for (one
+//! for an entry; two for a governed call, before and after it); spooled mode costs microseconds and not
+//! a commit.
 //!
 //! `cargo bench --bench journal` measures on a Postgres of its own, or on the server that
 //! `PORTCULLIS_BENCH_DATABASE_URL` names (it creates the database `portcullis_bench_journal` there).
@@ -24,6 +25,12 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[allow(
+    dead_code,
+    reason = "shared with the integration tests, which use all of it"
+)]
+#[path = "../tests/it/common/proxy.rs"]
+mod proxy;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -31,9 +38,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis::audit::{Audit, AuditEvent, AuditKeys, Evidence, JournalSettings, Receipt};
-use portcullis::{AgentId, Database, Governance, Principal, Secret, TenantId};
+use portcullis::scope::ScopePolicy;
+use portcullis::{
+    AgentId, Call, Database, Governance, Permit, Principal, Refusal, Secret, TenantId,
+};
 
 use crate::common::Server;
+use crate::proxy::Proxy;
 
 const NAME: &str = "portcullis_bench_journal";
 const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d7e8f90";
@@ -57,13 +68,24 @@ async fn measure() {
     let database = Database::options(server.database(NAME).await);
     database.migrate().await.unwrap();
     let journal = JournalSettings::in_directory(scratch.join("journal"));
-    // `cargo bench --bench journal -- spooled` measures only that.
-    let only = std::env::args().any(|argument| argument == "spooled");
-    if !only {
+    // `cargo bench --bench journal -- outage` measures only that.
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    if wanted("append") || wanted("drain") {
         append(&journal, &scratch).await;
+    }
+    if wanted("drain") {
         drain(&database, &journal).await;
     }
-    spooled(&database, journal, &scratch).await;
+    if wanted("spooled") {
+        spooled(&database, journal, &scratch).await;
+    }
+    if wanted("outage") {
+        outage(&database, &scratch).await;
+    }
     database.connect_pool().await.unwrap().close().await;
     server.stop().await;
     std::fs::remove_dir_all(&scratch).unwrap();
@@ -72,21 +94,10 @@ async fn measure() {
 /// One caller in a known outage, beside one write and sync of a line's bytes.
 async fn append(journal: &JournalSettings, scratch: &Path) {
     let audit = away(journal).await;
-    let bare = scratch.join("bare");
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&bare)
-        .unwrap();
-    let line = vec![b'x'; 700];
+    let bare = Bare::new(scratch);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        for _ in 0..CALLS {
-            let began = Instant::now();
-            (&file).write_all(&line).unwrap();
-            file.sync_data().unwrap();
-            theirs.push(began.elapsed());
-        }
+        bare.syncs(&mut theirs);
         for n in 0..CALLS {
             let event = event(n);
             let began = Instant::now();
@@ -98,6 +109,73 @@ async fn append(journal: &JournalSettings, scratch: &Path) {
     figure("journal/append", "us", median(ours), median(theirs));
     crowd(&audit, LINES - ROUNDS * CALLS - 1).await;
     audit.shutdown().await;
+}
+
+/// A governed call while it is known that the database is away, and what it waits for in any case.
+async fn outage(database: &Database, scratch: &Path) {
+    let agent = || AgentId::parse("billing-agent").unwrap();
+    let options = (*database.connect_pool().await.unwrap().connect_options()).clone();
+    let proxy = Proxy::before(&options).await;
+    let journal = JournalSettings::in_directory(scratch.join("outage"));
+    let gov = Governance::builder(Database::options(proxy.options()), keys())
+        .journal(journal)
+        .connect()
+        .await
+        .unwrap();
+    let policy = ScopePolicy::new(agent()).allow_tools(["send_email"]);
+    gov.scope().register(policy.unwrap()).await.unwrap();
+    let me = Principal::agent(agent());
+    let run = async || {
+        let call = Call::tool(&me, "send_email");
+        let began = Instant::now();
+        let done = gov.run(&call, async |_: &Permit| Ok::<_, Refusal>(()));
+        done.await.unwrap();
+        began.elapsed()
+    };
+    proxy.down();
+    run().await;
+    assert!(gov.audit().stats().degraded, "the outage is known");
+    let bare = Bare::new(scratch);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        bare.syncs(&mut theirs);
+        for _ in 0..CALLS {
+            ours.push(run().await);
+        }
+    }
+    assert!(gov.audit().stats().degraded, "and it went on");
+    let (ours, ceiling) = (median(ours) / 1e3, 2.0 * median(theirs) / 1e3);
+    println!(
+        "figure journal/outage {ours:.2} ms ceiling {ceiling:.2} added {:.2} ms",
+        ours - ceiling
+    );
+}
+
+/// A file that is written to as a journal's must be.
+struct Bare(File);
+
+impl Bare {
+    fn new(scratch: &Path) -> Self {
+        let path = scratch.join("bare");
+        Self(
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap(),
+        )
+    }
+
+    /// One round of writing and syncing the bytes of a line.
+    fn syncs(&self, took: &mut Vec<Duration>) {
+        let line = vec![b'x'; 700];
+        for _ in 0..CALLS {
+            let began = Instant::now();
+            (&self.0).write_all(&line).unwrap();
+            self.0.sync_data().unwrap();
+            took.push(began.elapsed());
+        }
+    }
 }
 
 /// Records so many events by 64 callers at once.

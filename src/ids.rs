@@ -274,7 +274,7 @@ macro_rules! uuid_ids {
                 Self(crate::random::uuid_v7())
             }
 
-            /// Parses the text form of a UUIDv7, or of a UUIDv8: the entry that registers an agent's
+            /// Parses the text form of a UUIDv7, or of a version 8: the entry that registers an agent's
             /// key has an id that is made of the key.
             ///
             /// # Errors

@@ -8,7 +8,7 @@ use portcullis::{Database, Secret, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::process::Command;
 
-use super::{ROUNDS, SECRET, ceiling, connect, log, run};
+use super::{ROUNDS, SECRET, beside, ceiling, connect, log, run};
 
 const ROLE: &str = "PORTCULLIS_BENCH_ROLE";
 const PLACE: &str = "PORTCULLIS_BENCH_PLACE";
@@ -37,6 +37,12 @@ pub(crate) async fn child(role: String) {
         })
         .await;
         run(CALLERS, LENGTH, |rows| ceiling::copy(queue.clone(), rows)).await
+    } else if role == "verify" {
+        let keys = AuditKeys::single(Secret::parse(SECRET).unwrap());
+        let audit = Audit::open(&Database::options(options), keys, TenantId::single())
+            .await
+            .unwrap();
+        return beside::verify(&audit).await;
     } else {
         let keys = AuditKeys::single(Secret::parse(SECRET).unwrap());
         let audit = Audit::open(&Database::options(options), keys, TenantId::single())
@@ -76,18 +82,22 @@ pub(crate) async fn measure(options: &PgConnectOptions) {
     );
 }
 
-/// Events a second of all processes together, and the mean of their medians in microseconds.
-async fn round(options: &PgConnectOptions, role: &str) -> (f64, f64) {
+/// What makes a child of this program measure `role`, on the server that `options` name.
+pub(crate) fn environment(options: &PgConnectOptions, role: &str) -> [(&'static str, String); 2] {
     let host = match options.get_socket() {
         Some(directory) => directory.display().to_string(),
         None => options.get_host().to_owned(),
     };
     let place = format!("{host}\n{}\n{}", options.get_port(), options.get_username());
+    [(ROLE, role.to_owned()), (PLACE, place)]
+}
+
+/// Events a second of all processes together, and the mean of their medians in microseconds.
+async fn round(options: &PgConnectOptions, role: &str) -> (f64, f64) {
     let children: Vec<_> = (0..PROCESSES)
         .map(|_| {
             Command::new(std::env::current_exe().unwrap())
-                .env(ROLE, role)
-                .env(PLACE, &place)
+                .envs(environment(options, role))
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap()

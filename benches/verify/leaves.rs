@@ -12,7 +12,7 @@ use crate::{CHAINS, Took, drain, measure, median, median_of, open};
 /// How many tiles one statement stores.
 const TILES: usize = 500;
 
-fn log_key() -> LogKey {
+pub(crate) fn log_key() -> LogKey {
     let seed = "5b1d0f3a7c9e2846d0b4f8a1c35e7924a9b8c7d6e5f4031221304f5e6d7c8b9a";
     LogKey::new("audit.example/bench", &Secret::parse(seed).unwrap()).unwrap()
 }

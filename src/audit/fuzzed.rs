@@ -1,6 +1,13 @@
 //! What holds of canonical bytes and of a journal's lines whatever they are made of: the bodies of
 //! those fuzz targets that reach what is private. Not in any build but tests' and fuzzing's.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a fuzz target says it by a panic"
+)]
+
 pub use super::journal::fuzzed::journal_line;
 use super::row::Row;
 use super::stored::{COLUMNS, Raw, Stored};
@@ -19,7 +26,6 @@ pub fn canonical(bytes: &[u8]) {
     rows(bytes);
 }
 
-#[expect(clippy::unwrap_used, reason = "that is how a fuzz target says it")]
 fn json(text: &str) {
     let parsed = Metadata::parse(text);
     let canonical = parsed.as_ref().is_ok_and(|m| m.as_str() == text);
@@ -119,7 +125,6 @@ fn same(row: &Row<'_>, fields: &[Option<&[u8]>]) -> bool {
 }
 
 /// Reads what [`Fields`] has written; there is one way to.
-#[expect(clippy::panic, reason = "that is how a fuzz target says it")]
 fn fields(mut bytes: &[u8]) -> Vec<Option<&[u8]>> {
     let mut fields = Vec::new();
     loop {

@@ -82,13 +82,15 @@ async fn connect(orders: &Orders) -> Governance {
         Role::Drain => journal.on_request(),
         _ => journal,
     };
-    let evidence = match orders.spooled {
-        true => Evidence::Spooled,
-        false => Evidence::Durable,
+    let evidence = if orders.spooled {
+        Evidence::Spooled
+    } else {
+        Evidence::Durable
     };
-    let signing = match orders.signed {
-        true => Signing::new(SignPolicy::All).key(AgentKey::ephemeral(agent()).unwrap()),
-        false => Signing::default(),
+    let signing = if orders.signed {
+        Signing::new(SignPolicy::All).key(AgentKey::ephemeral(agent()).unwrap())
+    } else {
+        Signing::default()
     };
     let clock = Arc::new(Jumpy {
         began: Instant::now(),

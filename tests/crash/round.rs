@@ -53,9 +53,10 @@ impl<'s> Round<'s> {
         if role == Role::Drain {
             self.leave_journals().await;
         }
-        let proxy = match self.trouble.takes_a_proxy() {
-            true => Some(Proxy::before(&self.site.server.options()).await),
-            false => None,
+        let proxy = if self.trouble.takes_a_proxy() {
+            Some(Proxy::before(&self.site.server.options()).await)
+        } else {
+            None
         };
         self.start(CHILDREN, role, proxy.as_ref());
         if role != Role::Drain {

@@ -1,5 +1,12 @@
 //! What holds of a journal's lines whatever bytes they are: for the fuzz target, and for tests.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a fuzz target says it by a panic"
+)]
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,7 +27,6 @@ const SECRET: &str = "8f3a1c5e7b9d2f4068ac0e1357bd9f24a1b2c3d4e5f60718293a4b5c6d
 const AT: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// A context of fixed names. Nothing is connected.
-#[expect(clippy::unwrap_used, reason = "constants")]
 pub(super) fn context(database: &str, tenant: &str) -> Context {
     let options = PgConnectOptions::new_without_pgpass().database(database);
     let pool = PgPoolOptions::new().connect_lazy_with(options);
@@ -37,7 +43,6 @@ pub(super) fn context(database: &str, tenant: &str) -> Context {
 /// # Panics
 ///
 /// If something that must hold does not.
-#[expect(clippy::panic, reason = "that is how a fuzz target says it")]
 pub fn journal_line(bytes: &[u8]) {
     let genuine = genuine();
     let context = &genuine.context;
@@ -54,9 +59,8 @@ pub fn journal_line(bytes: &[u8]) {
             "a genuine line was not read"
         );
     }
-    if Header::under_another_key(context, bytes).is_some() {
-        panic!("a key that we do not have");
-    }
+    let other = Header::under_another_key(context, bytes);
+    assert!(other.is_none(), "a key that we do not have");
     if let Some((line, text)) = Line::rewritten(context, bytes) {
         let one = text
             .strip_suffix(b"\n")
@@ -78,7 +82,6 @@ struct Genuine {
     macs: Vec<[u8; 32]>,
 }
 
-#[expect(clippy::unwrap_used, reason = "constants")]
 fn genuine() -> &'static Genuine {
     static GENUINE: OnceLock<Genuine> = OnceLock::new();
     GENUINE.get_or_init(|| {

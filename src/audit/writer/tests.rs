@@ -146,7 +146,7 @@ async fn what_is_stored_has_the_mac_of_row_v1() {
 async fn asking_whether_the_store_takes_anything_changes_no_chain() {
     let (_test, _pool, clock, audit) = trail(&keys()).await;
     audit.append(event("app.before")).await.unwrap();
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     let placed = super::drain::push(&audit.writer.last.shared, Vec::new()).await;
     assert!(placed.unwrap().is_empty());
     let report = audit.verify_all().await.unwrap();

@@ -256,7 +256,7 @@ async fn pump(
             match (next[0], next.last()) {
                 (b'Z', Some(b'I')) if fault == Fault::HangAfterCommit => {
                     shared.hangs();
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
                 (b'Z', Some(b'I')) => {
                     if fault == Fault::GoneAfterCommit {

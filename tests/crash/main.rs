@@ -68,11 +68,14 @@ const SEED: &str = "5f60718293a4b5c6d7e8f901a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3
 
 /// How often each trouble happens, in the short form and in the full one.
 const ROUNDS: &[(Trouble, usize, usize)] = &[
+    // First, while the trail is short, so that checkpoints are many.
+    (Trouble::KillCheckpoint, 1, 15),
+    (Trouble::Before(Point::Checkpoint), 0, 6),
+    (Trouble::After(Point::Checkpoint), 1, 6),
     (Trouble::Kill, 2, 70),
     (Trouble::KillSpooled, 1, 30),
     (Trouble::KillOutage, 1, 20),
     (Trouble::KillDraining, 1, 12),
-    (Trouble::KillCheckpoint, 1, 15),
     (Trouble::Before(Point::Append), 0, 6),
     (Trouble::After(Point::Append), 1, 6),
     (Trouble::Before(Point::Reserve), 0, 6),
@@ -83,8 +86,6 @@ const ROUNDS: &[(Trouble, usize, usize)] = &[
     (Trouble::After(Point::Move), 1, 6),
     (Trouble::Before(Point::Drain), 0, 6),
     (Trouble::After(Point::Drain), 1, 6),
-    (Trouble::Before(Point::Checkpoint), 0, 6),
-    (Trouble::After(Point::Checkpoint), 1, 6),
     (Trouble::StopFast, 1, 10),
     (Trouble::StopImmediate, 1, 10),
     (Trouble::Hang, 1, 8),

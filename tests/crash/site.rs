@@ -23,6 +23,8 @@ const DATABASE: &str = "crash";
 pub(crate) struct Site {
     pub(crate) server: Server,
     pub(crate) journals: PathBuf,
+    /// Whether a journal's line may end where its disk does.
+    pub(crate) journals_are_small: bool,
     /// The server's disk, if it is a small one.
     disk: Option<PathBuf>,
 }
@@ -38,6 +40,7 @@ impl Site {
         let site = Self {
             server: Server::new(cluster, DATABASE),
             journals: directory.join("journals"),
+            journals_are_small: false,
             disk: None,
         };
         let database = Database::options(site.server.options());
@@ -76,6 +79,7 @@ impl Site {
         Self {
             server: self.server.clone(),
             journals: disk.join("journals"),
+            journals_are_small: true,
             disk: None,
         }
     }

@@ -55,12 +55,12 @@ impl Point {
 
     const fn name(self) -> &'static str {
         match self {
-            Self::Append => "append",
-            Self::Reserve => "reservation",
-            Self::Settle => "settlement",
-            Self::Move => "move from the outbox",
-            Self::Drain => "drained batch",
-            Self::Checkpoint => "checkpoint",
+            Self::Append => "an append",
+            Self::Reserve => "a reservation",
+            Self::Settle => "a settlement",
+            Self::Move => "a move from the outbox",
+            Self::Drain => "a drained batch",
+            Self::Checkpoint => "a checkpoint",
         }
     }
 }
@@ -73,8 +73,8 @@ impl Trouble {
             Self::KillOutage => "killed in an outage",
             Self::KillDraining => "killed while draining",
             Self::KillCheckpoint => "killed while making checkpoints",
-            Self::Before(point) => return format!("killed before a {} arrives", point.name()),
-            Self::After(point) => return format!("killed after a {} commits", point.name()),
+            Self::Before(point) => return format!("killed before {} arrives", point.name()),
+            Self::After(point) => return format!("killed after {} commits", point.name()),
             Self::StopFast => "server stopped fast",
             Self::StopImmediate => "server stopped immediately",
             Self::Hang => "server hung",

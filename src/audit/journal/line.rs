@@ -265,29 +265,28 @@ impl Line {
     ) -> Tag {
         encode(context, said, seq, at, fields);
         let mac = context.mac(fields, previous);
-        let text = Text {
-            seq,
-            at: at.as_micros(),
-            prev: hex::encode(previous).into(),
-            mac: hex::encode(mac).into(),
-            ..match said {
-                Saying::Event(draft) => Text::of_event(draft),
-                Saying::Note(note) => Text::of_note(note),
-            }
-        };
-        push_line(&text, out);
+        push_line(&Text::of(said, (seq, at), previous, &mac), out);
         mac
     }
 
-    /// Reads a line; `None` if it is not one that we wrote.
-    pub(super) fn read(context: &Context, text: &[u8], fields: &mut Fields) -> Option<Self> {
-        let text: Text<'_> = serde_json::from_slice(text).ok()?;
+    /// Reads a line; `None` if it is not one that we wrote, in the one spelling that we write: what
+    /// means the same in other letters was touched by somebody.
+    pub(super) fn read(context: &Context, line: &[u8], fields: &mut Fields) -> Option<Self> {
+        let text: Text<'_> = serde_json::from_slice(line).ok()?;
         let (previous, mac) = (tag(&text.prev)?, tag(&text.mac)?);
         let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
         let said = text.said(context, mac)?;
         encode(context, said.saying(), seq, at, fields);
         let expected = context.mac(fields, &previous);
-        bool::from(expected.ct_eq(&mac)).then_some(Self {
+        // Also: what a note has no place for is not there, where no MAC would cover it.
+        let mut spelled = Vec::with_capacity(line.len() + 1);
+        push_line(
+            &Text::of(said.saying(), (seq, at), &previous, &mac),
+            &mut spelled,
+        );
+        let as_written = spelled.strip_suffix(b"\n") == Some(line);
+        let sound = as_written && bool::from(expected.ct_eq(&mac));
+        sound.then_some(Self {
             seq,
             at,
             previous,
@@ -327,6 +326,19 @@ impl Line {
 }
 
 impl<'t> Text<'t> {
+    fn of(said: Saying<'t>, (seq, at): (u64, Timestamp), previous: &Tag, mac: &Tag) -> Self {
+        Self {
+            seq,
+            at: at.as_micros(),
+            prev: hex::encode(previous).into(),
+            mac: hex::encode(mac).into(),
+            ..match said {
+                Saying::Event(draft) => Text::of_event(draft),
+                Saying::Note(note) => Text::of_note(note),
+            }
+        }
+    }
+
     fn of_event(draft: &'t Draft) -> Self {
         let hash = |tag: &Option<Tag>| tag.map(|tag| hex::encode(tag).into());
         let signed = draft.signed.as_ref();
@@ -364,27 +376,11 @@ impl<'t> Text<'t> {
         let Some(module) = &self.module else {
             return Some(Said::Event(Box::new(draft(context, self, mac)?)));
         };
-        let note = Note {
+        Some(Said::Note(Note {
             id: event_id(&self.id)?,
             module: module.clone().into_owned(),
             payload: Metadata::stored(self.metadata.clone().into_owned()),
-        };
-        // What a note has no place for must not be there: no MAC would cover it.
-        Text::of_note(&note)
-            .says_as(self)
-            .then_some(Said::Note(note))
-    }
-
-    /// Whether both say the same, their place in the journal apart.
-    fn says_as(self, other: &Self) -> bool {
-        let placed = Self {
-            seq: other.seq,
-            at: other.at,
-            prev: other.prev.clone(),
-            mac: other.mac.clone(),
-            ..self
-        };
-        placed == *other
+        }))
     }
 }
 

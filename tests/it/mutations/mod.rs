@@ -309,7 +309,8 @@ fn page() -> String {
     let mut page = String::from(
         "# What was changed, and what was found\n\n\
          Each line was done to a trail of three chains, with a journalled outage, signed entries, a rotation and two\n\
-         checkpoints, of which the second is kept elsewhere; all of it was found, at its place, and nothing else. The\n\
+         checkpoints, of which the second is kept elsewhere; all of it was found, at its place, and nothing else;\n\
+         where the stored tree no longer holds together, more is said of the tree, and no MAC is called wrong. The\n\
          trail as it was written has no finding. The test that does it (`it::mutations`) writes this page.\n\n\
          | what | how | found (class, chain, place) |\n|---|---|---|\n",
     );
@@ -345,7 +346,12 @@ fn page() -> String {
         let places = if places.is_empty() {
             instead.to_owned()
         } else {
-            places.join("; ")
+            let more = if mutation.more {
+                "; and more of the tree"
+            } else {
+                ""
+            };
+            format!("{}{more}", places.join("; "))
         };
         let how = how.replace("portcullis.", "").replace('|', "\\|");
         let _ = writeln!(page, "| {} | `{how}` | {places} |", mutation.group);

@@ -435,6 +435,96 @@ async fn drain_brings_home_what_a_dead_process_left() {
     fs::remove_dir_all(directory).unwrap();
 }
 
+#[tokio::test]
+async fn entries_are_held_and_archived_from_the_terminal() {
+    let aged = crate::retention::aged().await;
+    let run = |arguments: &[&str]| portcullis(&aged.trail.test, arguments);
+    let log = crate::retention::log_key().verifier().to_string();
+    let note = scratch().join("worm.checkpoint");
+    fs::write(&note, &aged.note).unwrap();
+    let (note, directory) = (
+        note.to_str().unwrap(),
+        aged.directory.path().to_str().unwrap(),
+    );
+    let short = run(&[
+        "retention",
+        "--min-months",
+        "5",
+        "--by",
+        "u-17",
+        "--why",
+        "x",
+    ]);
+    assert_eq!(short.status.code(), Some(2));
+    assert!(text(&short.stderr).contains("at least six months"));
+    let shown = json(&run(&["retention", "--json"]));
+    assert_eq!(shown["policy"]["min_months"], 6);
+
+    let hold = run(&[
+        "hold", "--agent", "bert", "--by", "u-17", "--why", "incident", "--json",
+    ]);
+    let hold = json(&hold)["hold"].as_str().unwrap().to_owned();
+    let archive = [
+        "archive", directory, "--log", &log, "--kept", note, "--json",
+    ];
+    let held = run(&archive);
+    assert_eq!(held.status.code(), Some(1), "{}", text(&held.stderr));
+    assert_eq!(
+        (&json(&held)["removed"], &json(&held)["held_ranges"]),
+        (&21.into(), &1.into())
+    );
+    let released = run(&["release", &hold, "--by", "u-17", "--why", "closed"]);
+    assert_eq!(
+        released.status.code(),
+        Some(0),
+        "{}",
+        text(&released.stderr)
+    );
+    let done = run(&archive);
+    assert_eq!(
+        (done.status.code(), &json(&done)["removed"]),
+        (Some(0), &10.into())
+    );
+
+    let verified = run(&["verify", "--log", &log, "--kept", note, "--json"]);
+    assert_eq!(
+        verified.status.code(),
+        Some(0),
+        "{}",
+        text(&verified.stdout)
+    );
+    assert_eq!(json(&verified)["archived"], 31);
+    let files = aged.directory.files();
+    let check = |file: &str| run(&["check-archive", file, "--log", &log, "--json"]);
+    for file in &files {
+        let checked = check(file.to_str().unwrap());
+        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stdout));
+    }
+    let changed = fs::read_to_string(&files[0])
+        .unwrap()
+        .replace("anna", "bert");
+    fs::write(&files[0], changed).unwrap();
+    assert_eq!(check(files[0].to_str().unwrap()).status.code(), Some(1));
+    let evidence = [
+        "retention",
+        "--evidence",
+        "6",
+        "--log",
+        &log,
+        "--kept",
+        note,
+        "--json",
+    ];
+    let evidence = run(&evidence);
+    assert_eq!(
+        evidence.status.code(),
+        Some(1),
+        "{}",
+        text(&evidence.stderr)
+    );
+    assert_eq!(json(&evidence)["status"], "partial(policy_only)");
+}
+
 #[test]
 fn every_command_shows_an_example() {
     let help = text(&bare(&["--help"]).output().unwrap().stdout);

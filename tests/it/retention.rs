@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis::audit::FindingClass::{BadMac, Checkpoint as Tree, Gap};
 use portcullis::audit::retention::{
     ArchiveCheck, ArchiveReport, Archiving, KeptNote, RetentionError, RetentionPolicy, Status,
 };
@@ -22,7 +23,10 @@ pub(crate) const ORIGIN: &str = "audit.example/retention";
 pub(crate) const SEED: &str = "77b0c3d2e1f40516a7b8c9d0e1f2031425364758697a8b9cadbecfd0e1f20314";
 pub(crate) const APP: &str = "portcullis_test_keeper";
 pub(crate) const ARCHIVIST: &str = "portcullis_test_archivist";
-const DAY: Duration = Duration::from_secs(86_400);
+/// What somebody does to the lines of a file.
+type Change = fn(&mut Vec<String>);
+
+const DAY: Duration = Duration::from_hours(24);
 
 pub(crate) fn log_key() -> LogKey {
     LogKey::new(ORIGIN, &Secret::parse(SEED).unwrap()).unwrap()
@@ -374,7 +378,6 @@ async fn what_is_missing_without_a_record_is_found_and_so_is_a_forged_one() {
     .fetch_one(&aged.trail.pool)
     .await
     .unwrap();
-    use FindingClass::{BadMac, Checkpoint as Tree, Gap};
     for (sql, by_chains, by_tree) in [
         // An entry that stays at the end of a range, and one that stays within.
         (
@@ -475,9 +478,8 @@ async fn a_file_that_was_changed_is_found_line_by_line() {
     let _ = aged.archive().await.unwrap();
     let lines = aged.directory.lines();
     let at = |n: usize| n - 1;
-    type Change = fn(&mut Vec<String>);
     // The first line is the header, the second a range; entries follow.
-    let changes: [(&str, Change, u64); 11] = [
+    let cases: [(&str, Change, u64); 11] = [
         (
             "metadata",
             |l| l[5] = l[5].replace("\\\"n\\\":", "\\\"m\\\":"),
@@ -510,7 +512,7 @@ async fn a_file_that_was_changed_is_found_line_by_line() {
         ("end", |l| l.truncate(l.len() - 1), 0),
         ("more", |l| l.push("{}".to_owned()), 42),
     ];
-    for (what, change, line) in changes {
+    for (what, change, line) in cases {
         let mut changed = lines.clone();
         change(&mut changed);
         assert_ne!(changed, lines, "{what}");

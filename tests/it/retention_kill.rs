@@ -41,7 +41,7 @@ async fn child() {
         .archive_with(&what, |_| {
             println!("verified");
             if stop {
-                std::thread::sleep(Duration::from_secs(600));
+                std::thread::sleep(Duration::from_mins(10));
             }
         })
         .await;

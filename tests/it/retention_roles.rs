@@ -22,6 +22,98 @@ const ALL: &str = "DELETE FROM portcullis.entries e
 const ANNA: &str = "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq < 14 AND kind <> ALL (portcullis.kept_kinds())";
 const AS_ARCHIVIST: &str = "SET LOCAL ROLE portcullis_test_archivist";
 
+/// What a superuser does first, a removal, and why it is refused.
+const REFUSED: [(&str, &str, &str); 19] = [
+    (
+        "",
+        "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 39",
+        "of no range",
+    ),
+    ("", "DELETE FROM portcullis.entries", "append-only"),
+    (
+        "",
+        "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 14",
+        "the last entry of a range stays",
+    ),
+    (
+        "",
+        "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 2",
+        "an entry of this kind stays",
+    ),
+    (
+        "",
+        "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 5",
+        "as a whole or not at all",
+    ),
+    (
+        "",
+        "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq BETWEEN 4 AND 12",
+        "as a whole or not at all",
+    ),
+    (
+        "DELETE FROM portcullis.archive_ranges WHERE first_leaf = 0",
+        ANNA,
+        "of no range",
+    ),
+    (
+        "DELETE FROM portcullis.checkpoints",
+        ANNA,
+        "under no checkpoint",
+    ),
+    (
+        "DELETE FROM portcullis.entries WHERE kind = 'retention.purged'",
+        ANNA,
+        "not on record",
+    ),
+    (
+        "UPDATE portcullis.entries SET kind = 'app.purged' WHERE kind = 'retention.purged'",
+        ANNA,
+        "not on record",
+    ),
+    (
+        "DELETE FROM portcullis.archive_links WHERE seq = 14",
+        ANNA,
+        "the MAC before an entry that stays",
+    ),
+    (
+        "UPDATE portcullis.entries SET occurred_at = now() - interval '1 month' WHERE chain_no = 1 AND seq = 5",
+        ANNA,
+        "younger than",
+    ),
+    (
+        "UPDATE portcullis.entries SET recorded_at = now() - interval '5 months' WHERE chain_no = 1 AND seq = 5",
+        ANNA,
+        "younger than",
+    ),
+    (
+        "INSERT INTO portcullis.retention_policies SELECT tenant_id, 99, 24, NULL, now(), event_id FROM portcullis.retention_policies LIMIT 1",
+        ANNA,
+        "younger than",
+    ),
+    (
+        "ALTER TABLE portcullis.retention_policies DISABLE TRIGGER USER; DELETE FROM portcullis.retention_policies",
+        ANNA,
+        "younger than",
+    ),
+    (
+        "DELETE FROM portcullis.retention_guards",
+        ANNA,
+        "no retention policy",
+    ),
+    // Half of it, in an order that hides it.
+    (
+        "",
+        "WITH a AS (DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq IN (4, 5) RETURNING 1) SELECT count(*) FROM a",
+        "as a whole",
+    ),
+    (
+        "",
+        "UPDATE portcullis.entries SET metadata = '{}' WHERE chain_no = 1 AND seq = 2",
+        "permission denied",
+    ),
+    ("", "TRUNCATE portcullis.entries", "permission denied"),
+];
+
 async fn run(connection: &mut PgConnection, sql: &str) -> Result<u64, sqlx::Error> {
     let mut rows = 0;
     for statement in sql.split(';').filter(|part| !part.trim().is_empty()) {
@@ -71,97 +163,7 @@ async fn the_archivist_removes_whole_ranges_that_are_marked_and_nothing_else() {
                ALTER TABLE portcullis.archive_ranges DISABLE TRIGGER USER;
                ALTER TABLE portcullis.checkpoints DISABLE TRIGGER USER;";
     let on = ";ALTER TABLE portcullis.entries ENABLE TRIGGER USER";
-    let cases: [(&str, &str, &str); 19] = [
-        (
-            "",
-            "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 39",
-            "of no range",
-        ),
-        ("", "DELETE FROM portcullis.entries", "append-only"),
-        (
-            "",
-            "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 14",
-            "the last entry of a range stays",
-        ),
-        (
-            "",
-            "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 2",
-            "an entry of this kind stays",
-        ),
-        (
-            "",
-            "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 5",
-            "as a whole or not at all",
-        ),
-        (
-            "",
-            "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq BETWEEN 4 AND 12",
-            "as a whole or not at all",
-        ),
-        (
-            "DELETE FROM portcullis.archive_ranges WHERE first_leaf = 0",
-            ANNA,
-            "of no range",
-        ),
-        (
-            "DELETE FROM portcullis.checkpoints",
-            ANNA,
-            "under no checkpoint",
-        ),
-        (
-            "DELETE FROM portcullis.entries WHERE kind = 'retention.purged'",
-            ANNA,
-            "not on record",
-        ),
-        (
-            "UPDATE portcullis.entries SET kind = 'app.purged' WHERE kind = 'retention.purged'",
-            ANNA,
-            "not on record",
-        ),
-        (
-            "DELETE FROM portcullis.archive_links WHERE seq = 14",
-            ANNA,
-            "the MAC before an entry that stays",
-        ),
-        (
-            "UPDATE portcullis.entries SET occurred_at = now() - interval '1 month' WHERE chain_no = 1 AND seq = 5",
-            ANNA,
-            "younger than",
-        ),
-        (
-            "UPDATE portcullis.entries SET recorded_at = now() - interval '5 months' WHERE chain_no = 1 AND seq = 5",
-            ANNA,
-            "younger than",
-        ),
-        (
-            "INSERT INTO portcullis.retention_policies SELECT tenant_id, 99, 24, NULL, now(), event_id FROM portcullis.retention_policies LIMIT 1",
-            ANNA,
-            "younger than",
-        ),
-        (
-            "ALTER TABLE portcullis.retention_policies DISABLE TRIGGER USER; DELETE FROM portcullis.retention_policies",
-            ANNA,
-            "younger than",
-        ),
-        (
-            "DELETE FROM portcullis.retention_guards",
-            ANNA,
-            "no retention policy",
-        ),
-        // Half of it, in an order that hides it.
-        (
-            "",
-            "WITH a AS (DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq IN (4, 5) RETURNING 1) SELECT count(*) FROM a",
-            "as a whole",
-        ),
-        (
-            "",
-            "UPDATE portcullis.entries SET metadata = '{}' WHERE chain_no = 1 AND seq = 2",
-            "permission denied",
-        ),
-        ("", "TRUNCATE portcullis.entries", "permission denied"),
-    ];
-    for (before, removal, expected) in cases {
+    for (before, removal, expected) in REFUSED {
         let before = if before.is_empty() {
             String::new()
         } else {

@@ -8,7 +8,7 @@
 //! 4. The entry is in its chain. Only now does the trigger let anything go.
 //! 5. The ranges are removed, each as a whole. Killed here: as after 3.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
@@ -17,6 +17,7 @@ use super::check::{self, ArchiveCheck};
 use super::error::RetentionError;
 use super::file::{Directory, Writer, unsound};
 use super::line::{EntryLine, FORMAT, Header, Line, Range};
+use super::model::{ArchiveProgress, ArchiveReport, Archived, Archiving, KeptNote};
 use super::{AuditEvent, Kind};
 use crate::audit::checkpoint::read_stored;
 use crate::audit::keys::Tag;
@@ -40,108 +41,6 @@ const MAX_RUNS: usize = 256;
 const MAX_HOLDS: usize = 1_000;
 /// About how many entries one transaction removes.
 const BATCH: u64 = 50_000;
-
-/// What to archive, and where to.
-#[derive(Clone, Debug)]
-#[must_use = "nothing is archived before it is handed to Retention::archive"]
-pub struct Archiving {
-    directory: PathBuf,
-    log: LogVerifier,
-    kept: Vec<KeptNote>,
-    months: Option<u32>,
-}
-
-/// A checkpoint that somebody keeps outside of the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptNote {
-    pub(super) anchor: String,
-    pub(super) note: String,
-    pub(super) since: Option<Timestamp>,
-}
-
-impl KeptNote {
-    /// A note as the anchor called `anchor` gave it back.
-    #[must_use]
-    pub fn new(anchor: impl Into<String>, note: impl Into<String>) -> Self {
-        Self {
-            anchor: anchor.into(),
-            note: note.into(),
-            since: None,
-        }
-    }
-
-    /// Since when the anchor has it, as the anchor says (and not the database).
-    #[must_use]
-    pub const fn since(mut self, since: Timestamp) -> Self {
-        self.since = Some(since);
-        self
-    }
-}
-
-impl Archiving {
-    /// Everything that is older than the policy's minimum, into files in `directory`, which must be
-    /// its owner's alone; it is made if it is not there. `log` checks the checkpoints.
-    pub fn into_directory(directory: impl Into<PathBuf>, log: LogVerifier) -> Self {
-        Self {
-            directory: directory.into(),
-            log,
-            kept: Vec::new(),
-            months: None,
-        }
-    }
-
-    /// A checkpoint that is kept outside of the database. Only what is under one is archived.
-    pub fn kept(mut self, kept: KeptNote) -> Self {
-        self.kept.push(kept);
-        self
-    }
-
-    /// Only what is older than so many calendar months, which must not be fewer than the policy's.
-    pub const fn older_than_months(mut self, months: u32) -> Self {
-        self.months = Some(months);
-        self
-    }
-}
-
-/// How far an archival has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ArchiveProgress {
-    /// Entries in files, verified and durable.
-    pub archived: u64,
-    /// Entries removed.
-    pub removed: u64,
-}
-
-/// One archive that was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Archived {
-    /// Its id, which is also that of its entry `retention.purged`.
-    pub id: EventId,
-    /// Its file.
-    pub file: PathBuf,
-    /// How many entries are in it.
-    pub entries: u64,
-    /// How many ranges of checkpoints they are.
-    pub ranges: usize,
-    /// The file's hash.
-    pub sha256: [u8; 32],
-}
-
-/// What an archival did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ArchiveReport {
-    /// The archives that were written now.
-    pub archives: Vec<Archived>,
-    /// Archives of before that were verified again, because something of them was still to be removed.
-    pub resumed: usize,
-    /// How many entries were removed.
-    pub removed: u64,
-    /// Ranges that are old enough and stay, because a legal hold has some of them.
-    pub held: u64,
-}
 
 pub(super) async fn run(
     audit: &Audit,

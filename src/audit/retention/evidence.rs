@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::archive::{KeptNote, anchored};
+use super::archive::anchored;
 use super::hold::LegalHold;
+use super::model::KeptNote;
 use super::policy::AT_LEAST;
 use super::purged::records;
 use super::record::{Purge, Record, Said};

@@ -178,9 +178,8 @@ impl Reader {
             number: 0,
             buffer: Vec::new(),
         };
-        let header = match reader.read_line()? {
-            Some(Ok(Line::Header(header))) => header,
-            _ => return Err(unsound(1, "it does not begin with a header")),
+        let Some(Ok(Line::Header(header))) = reader.read_line()? else {
+            return Err(unsound(1, "it does not begin with a header"));
         };
         if header.format != FORMAT {
             return Err(unsound(

@@ -45,6 +45,7 @@ mod file;
 mod hold;
 mod leaves;
 mod line;
+mod model;
 mod policy;
 mod prove;
 mod purged;
@@ -52,11 +53,11 @@ mod record;
 
 use std::path::Path;
 
-pub use self::archive::{ArchiveProgress, ArchiveReport, Archived, Archiving, KeptNote};
 pub use self::check::{ArchiveCheck, ArchiveFinding};
 pub use self::error::RetentionError;
 pub use self::evidence::{RetentionEvidence, Status};
 pub use self::hold::{LegalHold, OpenHold};
+pub use self::model::{ArchiveProgress, ArchiveReport, Archived, Archiving, KeptNote};
 pub use self::policy::{PolicyInForce, RetentionPolicy};
 pub(in crate::audit) use self::purged::{Gap, Purged};
 

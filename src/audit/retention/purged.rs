@@ -34,6 +34,18 @@ pub(in crate::audit) enum Gap {
     Missing,
 }
 
+impl Gap {
+    /// How a gap is said that is not excused.
+    pub(in crate::audit) const fn detail(self) -> &'static str {
+        match self {
+            Self::Unrecorded => {
+                "entries are missing; they are marked as archived, and no entry of the trail says so"
+            }
+            Self::Archived | Self::Missing => "entries are missing",
+        }
+    }
+}
+
 /// The ranges that were archived, and the MACs that are kept of what was removed.
 #[derive(Debug, Default)]
 pub(in crate::audit) struct Purged {
@@ -63,7 +75,7 @@ impl Purged {
             return Ok((Self::default(), Vec::new()));
         }
         let links = sql::list_links(store).await?.into_iter().collect();
-        let purges: BTreeMap<EventId, Purge> = records(audit, keys)
+        let on_record: BTreeMap<EventId, Purge> = records(audit, keys)
             .await?
             .into_iter()
             .filter_map(|record| match record.said {
@@ -89,7 +101,7 @@ impl Purged {
         };
         let findings = marks.iter().filter_map(|mark| {
             let recorded = |last| {
-                let purge = purges.get(&mark.archive);
+                let purge = on_record.get(&mark.archive);
                 purge.is_some_and(|purge| purge.has(mark.first_leaf, last))
             };
             let (chain_no, from, to) = mark.range?;
@@ -102,10 +114,12 @@ impl Purged {
             (last >= size).then(|| uncovered(mark, chain_no, (from, to)))
         });
         let mut findings: Vec<Finding> = findings.collect();
-        let lost = marks.iter().filter(|mark| mark.range.is_none());
-        findings.extend(lost.map(|mark| uncovered(mark, 0, (mark.first_leaf, mark.first_leaf))));
+        let without_range = marks.iter().filter(|mark| mark.range.is_none());
+        findings.extend(
+            without_range.map(|mark| uncovered(mark, 0, (mark.first_leaf, mark.first_leaf))),
+        );
         for (archive, present) in sql::list_present(store).await? {
-            let Some(purge) = purges.get(&archive) else {
+            let Some(purge) = on_record.get(&archive) else {
                 continue;
             };
             findings.extend(overdrawn(&marks, archive, present, purge.removed));

@@ -319,7 +319,7 @@ impl<'k> Walk<'k> {
             return;
         }
         let finding = if self.part.max_seq > to {
-            self.finding(FindingClass::Gap, last + 1, to, missing(gap))
+            self.finding(FindingClass::Gap, last + 1, to, gap.detail())
         } else {
             let detail = "entries at the end are missing; the head says that they were there";
             self.finding(FindingClass::Truncated, last + 1, to, detail)
@@ -370,7 +370,7 @@ impl<'k> Walk<'k> {
             let gap = self.gap(self.next, through);
             // A predecessor that is missing is the range's business too.
             if gap != Gap::Archived && through >= self.next && through + 1 >= self.part.from {
-                let detail = missing(gap);
+                let detail = gap.detail();
                 findings.push(self.finding(FindingClass::Gap, self.next, through, detail));
             }
             self.before = self
@@ -490,16 +490,6 @@ impl<'k> Walk<'k> {
         detail: &'static str,
     ) -> Finding {
         Finding::new(class, self.part.chain_no, (seq, through), detail)
-    }
-}
-
-/// How a gap is said that is not excused.
-const fn missing(gap: Gap) -> &'static str {
-    match gap {
-        Gap::Unrecorded => {
-            "entries are missing; they are marked as archived, and no entry of the trail says so"
-        }
-        Gap::Archived | Gap::Missing => "entries are missing",
     }
 }
 

@@ -622,7 +622,7 @@ fn script(vault: &Vault, variant: &str) -> PathBuf {
         }
         "fails" => "cat > /dev/null; exit 3",
         "hangs" => "exec sleep 600",
-        "orphans" => "sleep 600 & exit 0",
+        "orphans" => "sleep 20 & exit 0",
         "floods" => "exec cat /dev/zero",
         "lies" => "echo nonsense",
         "deaf" => "exit 0",

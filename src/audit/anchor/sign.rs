@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use super::judge::{Signed, Stand};
-use super::watch::AnchorHealth;
+use super::watch::{AnchorHealth, Watch};
 use super::{Anchor, AnchorError, Inquiry, sql};
 use crate::audit::kind::Kind;
 use crate::audit::{Audit, AuditError, AuditEvent};
 use crate::tlog::{Checkpoint, LogKey, LogVerifier, TreeHash};
+
+/// How long other processes leave a new checkpoint to the one that made it.
+const A_MOMENT: Duration = Duration::from_secs(5);
 
 /// A checkpoint with its note.
 pub(super) type Noted<'n> = (&'n Checkpoint, &'n str);
@@ -161,6 +164,12 @@ impl Audit {
             if !anchor.remembers() {
                 self.recall(place, &**anchor).await?;
             }
+            // Whoever has just made it is about to publish it.
+            let behind = |watch: &mut Watch| watch.is_in_order() && watch.size < Some(size);
+            let behind = self.anchors.watch(place, behind) == Some(true);
+            if behind && !all && self.is_fresh(size).await? {
+                continue;
+            }
             let due = self.anchors.watch(place, |watch| {
                 let known = watch.is_in_order() && watch.size >= Some(size);
                 (!known || (all && anchor.remembers())) && (watch.is_due() || all)
@@ -185,6 +194,12 @@ impl Audit {
         }
         self.publish(log, newest, lagging).await;
         conflict
+    }
+
+    /// Whether the checkpoint of this size was made a moment ago.
+    async fn is_fresh(&self, size: u64) -> Result<bool, AuditError> {
+        let made = sql::fetch_first_missed(self.store(), size.saturating_sub(1)).await?;
+        Ok(made.is_some_and(|made| self.store().now().since(made) < A_MOMENT))
     }
 
     /// How each of the anchors at `places` stands to the newest signed tree.

@@ -333,7 +333,7 @@ async fn verify_goes_on_from_a_file_and_says_so() {
     let directory = scratch();
     let key = portcullis::tlog::LogKey::new(
         "audit.example/cli",
-        &portcullis::Secret::generate().unwrap(),
+        &Secret::generate().unwrap(),
     );
     let key = key.unwrap();
     let audit = trail.audit().await;
@@ -347,7 +347,7 @@ async fn verify_goes_on_from_a_file_and_says_so() {
     };
     let first = verify();
     assert_eq!(first.status.code(), Some(0), "{}", text(&first.stdout));
-    assert_eq!(json(&first)["resumed_from"], serde_json::Value::Null);
+    assert_eq!(json(&first)["resumed_from"], Value::Null);
     assert!(file.exists());
     let second = verify();
     assert_eq!(second.status.code(), Some(0), "{}", text(&second.stdout));

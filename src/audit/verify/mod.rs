@@ -172,7 +172,9 @@ impl Audit {
         let survey = reader.survey(&what.scope, what.log.is_some(), &mut findings);
         let survey = survey.await?;
         if what.scope == Scope::All {
-            marked.into_iter().for_each(|marked| findings.push(marked));
+            for finding in marked {
+                findings.push(finding);
+            }
         }
         // After the heads: what was signed before them is signed by a key of before them.
         let (registry, doubtful) = self.registry(keys).await?;

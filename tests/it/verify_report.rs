@@ -1,5 +1,7 @@
 //! One report: what stands behind which entries, what is exposed, and going on from an earlier one.
 
+use std::fmt::Write as _;
+
 use portcullis::audit::FindingClass::{BadMac, Checkpoint as Tree, Fork, Journal, Rollback};
 use portcullis::audit::{
     Assurance, Audit, AuditError, Rotation, SignedCheckpoint, Verification, Verify,
@@ -12,6 +14,15 @@ use crate::keys::ring;
 use crate::trail::found;
 
 const SEED: &str = "5b1d0f3a7c9e2846d0b4f8a1c35e7924a9b8c7d6e5f4031221304f5e6d7c8b9a";
+
+const TABLES: [&str; 6] = [
+    "entries",
+    "chains",
+    "checkpoints",
+    "checkpoint_ranges",
+    "tree_tiles",
+    "trees",
+];
 
 fn log_key() -> LogKey {
     LogKey::new("audit.example/report", &Secret::parse(SEED).unwrap()).unwrap()
@@ -213,33 +224,13 @@ async fn a_resumed_verification_finds_what_is_wrong_after_it_and_when_it_cannot_
     append_many(&other, 1, 5).await;
     let _ = trail.signed(20).await;
     trail.unlock().await;
-    for sql in [
-        "CREATE SCHEMA before",
-        "CREATE TABLE before.entries AS TABLE portcullis.entries",
-        "CREATE TABLE before.chains AS TABLE portcullis.chains",
-        "CREATE TABLE before.checkpoints AS TABLE portcullis.checkpoints",
-        "CREATE TABLE before.checkpoint_ranges AS TABLE portcullis.checkpoint_ranges",
-        "CREATE TABLE before.tree_tiles AS TABLE portcullis.tree_tiles",
-        "CREATE TABLE before.trees AS TABLE portcullis.trees",
-    ] {
-        trail.run(sql).await;
-    }
+    trail.copy_to("before").await;
     let _ = trail.signed(20).await;
     let token = trail.report(everything()).await;
     let token = token.resume_token().unwrap().to_owned();
     append_many(&trail.audit, 1, 5).await;
     let _ = trail.signed(5).await;
-    for sql in [
-        "CREATE SCHEMA now",
-        "CREATE TABLE now.entries AS TABLE portcullis.entries",
-        "CREATE TABLE now.chains AS TABLE portcullis.chains",
-        "CREATE TABLE now.checkpoints AS TABLE portcullis.checkpoints",
-        "CREATE TABLE now.checkpoint_ranges AS TABLE portcullis.checkpoint_ranges",
-        "CREATE TABLE now.tree_tiles AS TABLE portcullis.tree_tiles",
-        "CREATE TABLE now.trees AS TABLE portcullis.trees",
-    ] {
-        trail.run(sql).await;
-    }
+    trail.copy_to("now").await;
     let resume = || everything().resume(&token);
     assert!(trail.report(resume()).await.is_clean());
     let last: i64 =
@@ -322,15 +313,20 @@ async fn a_resumed_verification_finds_what_is_wrong_after_it_and_when_it_cannot_
 }
 
 impl Trail {
+    async fn copy_to(&self, schema: &str) {
+        let mut sql = format!("CREATE SCHEMA {schema};");
+        for table in TABLES {
+            let _ = write!(
+                sql,
+                "CREATE TABLE {schema}.{table} AS TABLE portcullis.{table};"
+            );
+        }
+        let sql = sqlx::AssertSqlSafe(sql);
+        sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+    }
+
     async fn back_to(&self, schema: &str) {
-        for table in [
-            "entries",
-            "chains",
-            "checkpoints",
-            "checkpoint_ranges",
-            "tree_tiles",
-            "trees",
-        ] {
+        for table in TABLES {
             let sql = format!(
                 "DELETE FROM portcullis.{table}; INSERT INTO portcullis.{table} TABLE {schema}.{table}"
             );

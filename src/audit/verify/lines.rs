@@ -110,7 +110,7 @@ mod tests {
             prop_assert_eq!(ours.contains(from), theirs.contains(&from));
             let count = if from <= to { theirs.range(from..=to).count() } else { 0 };
             prop_assert_eq!(ours.count(from, to), u64::try_from(count).unwrap());
-            let missing = (from..).find(|line| !theirs.contains(line)).unwrap();
+            let missing = (from..30_000).find(|line| !theirs.contains(line)).unwrap();
             prop_assert_eq!(ours.first_missing(from), missing);
         }
     }

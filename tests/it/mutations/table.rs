@@ -9,6 +9,7 @@ use portcullis::audit::FindingClass::{
 pub(super) type Found = (FindingClass, u32, u64);
 
 /// One mutation.
+#[derive(Clone, Copy)]
 pub(super) struct Mutation {
     pub(super) group: &'static str,
     pub(super) how: How,

@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::Connection as _;
+
 use super::finding::{Finding, FindingClass, Findings};
 use super::heads;
 use super::journals::Journals;
 use super::keyring::Keyring;
-use super::reader::{Reader, Tiles};
+use super::reader::{OPERATION, Reader, Tiles};
 use super::scope::Progress;
 use super::tree::{Leaves, Now, Trees, find};
 use super::walk::{Part, Walk};
@@ -23,6 +25,7 @@ use crate::audit::retention::Purged;
 use crate::audit::row::Row;
 use crate::audit::store::checkpoint::RangeRow;
 use crate::audit::store::tree::{self as sql, Extent};
+use crate::audit::store::verify::unhurry;
 use crate::canon::Fields;
 use crate::store::StoreError;
 use crate::tlog::{TILE_WIDTH, Tile, TreeHash};
@@ -202,17 +205,21 @@ impl<'k> Pass<'k> {
         &mut self,
         report: &mut ChainReport,
     ) -> Result<(), StoreError> {
+        let during = StoreError::during(OPERATION);
         let Reader {
             connection, tenant, ..
         } = &mut self.reader;
+        let mut transaction = connection.begin().await.map_err(&during)?;
+        unhurry(&mut transaction).await.map_err(&during)?;
         heads::check(
-            connection,
+            &mut transaction,
             tenant,
             (self.registry, self.purged),
             report,
             &mut self.findings,
         )
-        .await
+        .await?;
+        transaction.commit().await.map_err(during)
     }
 
     /// What was verified of each chain, by their numbers.

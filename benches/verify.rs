@@ -259,7 +259,7 @@ async fn verify(audit: &Audit, rows: u64) {
 /// Everything comes under checkpoints, as many as it takes.
 async fn make_checkpoints(audit: &Audit, key: &LogKey, rows: u64) {
     let last = audit.checkpoint(key).await.unwrap();
-    assert_eq!(last.size(), rows + 1, "and the entry that says so");
+    assert!(last.size() > rows, "and the entry that says so");
 }
 
 /// Runs `work` and reads the clocks of this process and of the server's that has done with it.

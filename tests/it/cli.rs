@@ -331,7 +331,7 @@ async fn a_stranger_checks_a_proof_with_nothing_but_the_logs_public_key() {
 async fn verify_goes_on_from_a_file_and_says_so() {
     let trail = Trail::written().await;
     let directory = scratch();
-    let key = LogKey::new("audit.example/cli", &Secret::generate().unwrap());
+    let key = portcullis::tlog::LogKey::new("audit.example/cli", &Secret::generate().unwrap());
     let key = key.unwrap();
     let audit = trail.audit().await;
     let signed = audit.checkpoint(&key).await.unwrap();

@@ -57,6 +57,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.keyring TO %I', archivist);
     -- What archives are verified against.
     EXECUTE format('GRANT SELECT ON portcullis.checkpoints, portcullis.checkpoint_ranges, portcullis.tree_tiles, portcullis.trees TO %I', archivist);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.head_signatures, portcullis.anchor_receipts TO %I', archivist);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.retention_policies, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', archivist);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.legal_holds TO %I', archivist);
 END

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::audit::FindingClass::{BadMac, Checkpoint as Tree, Gap};
+use portcullis::audit::bundle::{Bundle, BundleError, Export, Selection, Trust};
 use portcullis::audit::retention::{
     ArchiveCheck, ArchiveReport, Archiving, KeptNote, RetentionError, RetentionPolicy, Status,
 };
@@ -399,13 +400,13 @@ async fn what_is_missing_without_a_record_is_found_and_so_is_a_forged_one() {
         (
             "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 39",
             vec![Gap],
-            vec![Tree],
+            vec![Gap, Tree],
         ),
         // What stays is changed, or the MAC before it.
         (
             "UPDATE portcullis.entries SET metadata = '{}' WHERE chain_no = 1 AND seq = 14",
             vec![BadMac],
-            vec![Tree],
+            vec![BadMac, Tree],
         ),
         (
             "UPDATE portcullis.archive_links SET previous_mac = sha256('x') WHERE chain_no = 1 AND seq = 14",
@@ -416,17 +417,17 @@ async fn what_is_missing_without_a_record_is_found_and_so_is_a_forged_one() {
         (
             "DELETE FROM portcullis.archive_ranges WHERE first_leaf = 0",
             vec![Gap],
-            vec![Tree],
+            vec![Gap, Tree],
         ),
         (
             "UPDATE portcullis.archive_ranges SET archive_id = gen_random_uuid() WHERE first_leaf = 0",
             vec![Gap],
-            vec![Tree],
+            vec![Gap, Tree],
         ),
         (
             "UPDATE portcullis.entries SET metadata = replace(metadata, '\"entries\":36', '\"entries\":38') WHERE kind = 'retention.purged'",
             vec![BadMac, Gap],
-            vec![Tree],
+            vec![BadMac, Gap, Tree],
         ),
         // A mark for what was not archived, and its entries gone.
         (
@@ -715,4 +716,36 @@ async fn six_months_are_evidenced_by_an_old_anchor_and_by_nothing_less() {
         .run("DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 39")
         .await;
     assert_eq!(status(&both, 6).await.0, Status::Indeterminate);
+}
+
+#[tokio::test]
+async fn a_bundle_withholds_what_is_archived_and_never_claims_to_show_everything() {
+    let aged = aged().await;
+    let archived = aged.archive().await.unwrap().removed;
+    let audit = &aged.trail.audit;
+    let _ = audit.checkpoint(&log_key()).await.unwrap();
+    let order = || Export::new(log_key().verifier().clone(), log_key());
+    let refused = audit.export(&order(), Vec::new()).await.unwrap_err();
+    assert!(matches!(refused, BundleError::Archived), "{refused}");
+
+    let mut out = Vec::new();
+    let lately = order().select(Selection::all().from(ago(30)));
+    audit.export(&lately, &mut out).await.unwrap();
+    let trust = Trust::in_log(log_key().verifier().clone());
+    let report = Bundle::new(out.as_slice()).verify(&trust).unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert!(
+        report.entries() > 0 && report.withheld() >= archived,
+        "{report}"
+    );
+
+    // What no archive explains is not withheld.
+    aged.disarm().await;
+    let gone = "DELETE FROM portcullis.entries WHERE chain_no = 1 AND seq = 14";
+    aged.trail.run(gone).await;
+    let refused = audit.export(&lately, Vec::new()).await.unwrap_err();
+    assert!(
+        matches!(refused, BundleError::Audit(AuditError::Tampered { .. })),
+        "{refused}"
+    );
 }

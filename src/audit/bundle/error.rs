@@ -15,6 +15,11 @@ pub enum BundleError {
     /// The trail could not be read, or is not the one that was signed.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Everything was asked for, and some of it is archived.
+    #[error(
+        "some entries are archived, so that a bundle cannot show everything; select a time, a session or an agent, and hand over the archives' files"
+    )]
+    Archived,
     /// The file could not be read or written.
     #[error("the bundle's file: {0}")]
     Io(#[from] io::Error),
@@ -55,7 +60,9 @@ impl BundleError {
             Self::Audit(error) => error.kind(),
             Self::Io(_) => ErrorKind::Unavailable,
             Self::NotSound { .. } => ErrorKind::Integrity,
-            Self::NotThere { .. } | Self::KeyEntry { .. } | Self::TooOften => ErrorKind::Misuse,
+            Self::Archived | Self::NotThere { .. } | Self::KeyEntry { .. } | Self::TooOften => {
+                ErrorKind::Misuse
+            }
         }
     }
 }

@@ -17,10 +17,12 @@ use super::{Export, Exported, keys};
 use crate::audit::checkpoint::read_stored;
 use crate::audit::kind::Kind;
 use crate::audit::model::AuditEvent;
+use crate::audit::retention::{Gap, Purged};
 use crate::audit::store::bundle::{self as sql, KeptRow};
 use crate::audit::store::checkpoint::{self as tree_sql, CheckpointRow, RangeRow};
 use crate::audit::store::tree::{PAGE, list_ranges};
 use crate::audit::store::verify::open;
+use crate::audit::verify::Keyring;
 use crate::audit::{Audit, AuditError};
 use crate::canon::Fields;
 use crate::tlog::{Checkpoint, Growth, Plan, TILE_WIDTH, Tile, TreeHash};
@@ -37,9 +39,15 @@ pub(super) async fn export<W: Write + Send>(
     let note = note.ok_or(AuditError::NoCheckpoint)?;
     let checkpoint = Checkpoint::open(&note, &what.log)?;
     let connection = open(audit.store()).await?;
+    let keys = Keyring::new(audit.keys(), audit.store().tenant());
+    let (purged, _) = Purged::load(audit, &keys).await?;
+    if what.selection.is_all() && !purged.is_empty() {
+        return Err(BundleError::Archived);
+    }
     let mut exporter = Exporter {
         audit,
         what,
+        purged: &purged,
         checkpoint: &checkpoint,
         connection,
         sink: Sink::new(out),
@@ -75,6 +83,7 @@ struct Exporter<'e, W> {
     audit: &'e Audit,
     what: &'e Export,
     checkpoint: &'e Checkpoint,
+    purged: &'e Purged,
     connection: PgConnection,
     sink: Sink<W>,
 }
@@ -219,9 +228,17 @@ impl<W: Write + Send> Exporter<'_, W> {
             let seqs = (seq_of(body.next), seq_of(to - 1));
             let tiles = self.tiles(&full_tiles(body.next, to, size)).await?;
             let chain_no = range.chain_no;
-            let sink = &mut self.sink;
+            let (sink, purged) = (&mut self.sink, self.purged);
+            // What was archived is in the tree by its hash, and withheld here.
+            let archived =
+                |leaf: u64| purged.gap(chain_no, seq_of(leaf), seq_of(leaf)) == Gap::Archived;
             read_stored(&mut self.connection, store, chain_no, seqs, |entry| {
                 if body.failed.is_none() {
+                    while entry.is_some_and(|entry| entry.row.seq > seq_of(body.next))
+                        && archived(body.next)
+                    {
+                        body.next += 1;
+                    }
                     let place = (chain_no.cast_unsigned(), seq_of(body.next));
                     let taken = match entry {
                         Some(entry) if entry.row.seq == place.1 => body.take(entry, &tiles, sink),
@@ -237,6 +254,9 @@ impl<W: Write + Send> Exporter<'_, W> {
             .await?;
             if let Some(error) = body.failed.take() {
                 return Err(error);
+            }
+            while body.next < to && archived(body.next) {
+                body.next += 1;
             }
             if body.next != to {
                 return Err(tampered((chain_no.cast_unsigned(), seq_of(body.next))));

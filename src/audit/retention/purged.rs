@@ -146,6 +146,11 @@ impl Purged {
         kept.next().is_some()
     }
 
+    /// Whether nothing was archived.
+    pub(in crate::audit) fn is_empty(&self) -> bool {
+        self.marks == 0
+    }
+
     /// The MAC that is kept of the entry before this one.
     pub(in crate::audit) fn link(&self, chain_no: i32, seq: u64) -> Option<Tag> {
         self.links.get(&(chain_no, seq)).copied()

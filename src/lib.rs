@@ -1,5 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(feature = "evidence"),
+    expect(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "what only bundles and archives use is not taken apart for builds without them"
+    )
+)]
 
 mod builder;
 mod call;

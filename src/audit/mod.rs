@@ -35,6 +35,7 @@
 //! ```
 
 pub mod anchor;
+#[cfg(feature = "evidence")]
 pub mod bundle;
 mod checkpoint;
 mod error;

@@ -146,7 +146,11 @@ impl CostError {
             Self::SessionTooLong { .. } => "begin a new session, or raise session_seconds",
             Self::NoBudget => "register one, or one that is unlimited",
             Self::UnknownModel => {
-                "give it a price with Prices::with, or the budget a fallback_price"
+                if cfg!(feature = "prices") {
+                    "give it a price with Prices::with, or the budget a fallback_price"
+                } else {
+                    "enable the feature `prices`, give it a price with Prices::with, or the budget a fallback_price"
+                }
             }
             Self::Unpriced { .. } => {
                 "name the model with of_model, declare dollars, or give the budget a fallback_price"

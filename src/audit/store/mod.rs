@@ -3,6 +3,7 @@
 pub(super) mod anchor;
 pub(super) mod append;
 pub(super) mod archive;
+#[cfg(feature = "evidence")]
 pub(super) mod bundle;
 pub(super) mod chain;
 pub(super) mod checkpoint;

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "L0",
         &[
-            "ids", "time", "money", "secret", "canon", "call", "error", "usage", "tlog",
+            "ids", "random", "time", "money", "secret", "canon", "call", "error", "usage", "tlog",
         ],
     ),
     ("L1", &["store"]),

@@ -57,6 +57,7 @@ mod report;
 mod resume;
 mod scope;
 mod spans;
+mod strange;
 mod tree;
 mod walk;
 mod window;

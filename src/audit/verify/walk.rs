@@ -17,21 +17,17 @@
 use subtle::ConstantTimeEq as _;
 
 use super::assurance::ChainReport;
-use super::canonical::is_canonical;
 use super::doubt::Doubt;
 use super::finding::{Finding, FindingClass, Findings};
 use super::keyring::Keyring;
+use super::strange::strange;
 use super::window::{self, Window};
 use crate::audit::identity::{Registry, Wrong};
 use crate::audit::keys::Tag;
-use crate::audit::kind::{AppKind, Kind};
 use crate::audit::retention::{Gap, Purged};
-use crate::audit::row::{self, GENESIS, Row};
+use crate::audit::row::{self, GENESIS};
 use crate::audit::stored::{Stored, Torn};
 use crate::canon::Fields;
-
-const GENESIS_KIND: &str = "chain.genesis";
-const INGESTS: [&str; 4] = ["live", "journal", "transaction", "import"];
 
 /// Where a chain says that it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -491,25 +487,6 @@ impl<'k> Walk<'k> {
     ) -> Finding {
         Finding::new(class, self.part.chain_no, (seq, through), detail)
     }
-}
-
-/// What an entry has that this crate does not write, though it has the key's MAC.
-fn strange(row: &Row<'_>) -> Option<&'static str> {
-    let known = if row.kind.starts_with("app.") {
-        AppKind::check(row.kind).is_ok()
-    } else {
-        Kind::parse(row.kind).is_some()
-    };
-    if !known {
-        return Some("the entry's kind is unknown");
-    }
-    if (row.kind == GENESIS_KIND) != (row.seq == 1) {
-        return Some("a chain begins with chain.genesis, and only there");
-    }
-    if !INGESTS.contains(&row.ingest) {
-        return Some("the entry came in a way that is unknown");
-    }
-    (!is_canonical(row.metadata)).then_some("the entry's metadata is not canonical")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::super::finding::{FindingClass as C, Findings};
 use super::super::report::{Verdict, Verification};
 use super::*;
 use crate::audit::keys::{AuditKeys, Purpose};
+use crate::audit::row::Row;
 use crate::audit::verify::strange::GENESIS_KIND;
 use crate::ids::TenantId;
 use crate::secret::Secret;

@@ -233,7 +233,7 @@ impl Retention {
     /// * [`RetentionError::NoPolicy`], [`RetentionError::BelowPolicy`], [`RetentionError::NotAnchored`]:
     ///   what is missing, before anything is done.
     /// * [`RetentionError::AnchorMismatch`], [`RetentionError::Unsound`], or
-    ///   [`AuditError::Tampered`](super::AuditError::Tampered) within: the trail is not the one that was signed. Nothing is removed.
+    ///   [`AuditError::Tampered`](crate::audit::AuditError::Tampered) within: the trail is not the one that was signed. Nothing is removed.
     /// * [`RetentionError::File`] if the files cannot be written.
     /// * [`RetentionError::Store`], [`RetentionError::Audit`] if the database did not take it, or a
     ///   hold was set meanwhile. What was not removed is removed by the next run, if it then may be.

@@ -243,4 +243,20 @@ mod tests {
             assert_eq!(found, expected, "{chain_no}: {from}..={through}");
         }
     }
+
+    #[test]
+    fn only_a_journal_from_six_months_before_an_archive_may_have_lines_in_it() {
+        const DAY: u128 = 24 * 60 * 60 * 1_000;
+        let at = |millis: u128| Uuid::from_u128((millis << 80) | 7);
+        let archived = 20_000 * DAY;
+        let purged = Purged {
+            youngest: Some(at(archived)),
+            ..Purged::default()
+        };
+        assert!(purged.may_have(at(archived - 181 * DAY)));
+        assert!(!purged.may_have(at(archived - 181 * DAY + 1)));
+        assert!(!purged.may_have(at(archived)));
+        // Where nothing is archived, nothing is excused.
+        assert!(!Purged::default().may_have(at(1)));
+    }
 }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use crate::audit::anchor::Anchor;
 use crate::audit::{
-    Anchors, Audit, AuditError, AuditKeys, AuditOptions, CheckpointEvery, Evidence, JournalError,
-    JournalSettings, Maker, Signing,
+    Audit, AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker,
+    Signing,
 };
-use crate::cost::{Cost, CostSettings};
 use crate::error::ErrorKind;
 use crate::governance::{Governance, Settings};
 use crate::ids::TenantId;
-use crate::scope::{Scope, ScopeError};
-use crate::store::{Database, DatabaseError, SchemaError, Store};
+use crate::parts::{Options, Parts};
+use crate::scope::ScopeError;
+use crate::store::{Database, DatabaseError, SchemaError, Store, StoreError};
 use crate::time::{Clock, SystemClock};
 use crate::tlog::{LogError, LogKey};
 
@@ -37,9 +37,7 @@ pub struct GovernanceBuilder {
     keys: AuditKeys,
     tenant: TenantId,
     clock: Arc<dyn Clock>,
-    audit: AuditOptions,
-    signing: Signing,
-    cost: CostSettings,
+    options: Options,
     settings: Settings,
     drain_on_sigterm: bool,
 }
@@ -51,9 +49,7 @@ impl GovernanceBuilder {
             keys,
             tenant: TenantId::single(),
             clock: Arc::new(SystemClock),
-            audit: AuditOptions::default(),
-            signing: Signing::default(),
-            cost: CostSettings::default(),
+            options: Options::default(),
             settings: Settings::default(),
             drain_on_sigterm: false,
         }
@@ -80,13 +76,13 @@ impl GovernanceBuilder {
 
     /// Checks the MAC of every entry that is read (off).
     pub fn verify_on_read(mut self, on: bool) -> Self {
-        self.audit.verify_on_read = on;
+        self.options.audit.verify_on_read = on;
         self
     }
 
     /// What is on durable record before a call goes on ([`Evidence::Durable`]: the commit).
     pub fn evidence(mut self, evidence: Evidence) -> Self {
-        self.audit.evidence = evidence;
+        self.options.audit.evidence = evidence;
         self
     }
 
@@ -94,13 +90,13 @@ impl GovernanceBuilder {
     /// MiB). It takes events while the database is away, and before it in
     /// [`Evidence::Spooled`].
     pub fn journal(mut self, settings: JournalSettings) -> Self {
-        self.audit.journal = settings;
+        self.options.audit.journal = settings;
         self
     }
 
     /// The agents' keys that entries are signed with, and which entries are (none).
     pub fn sign(mut self, signing: Signing) -> Self {
-        self.signing = signing;
+        self.options.signing = signing;
         self
     }
 
@@ -110,7 +106,7 @@ impl GovernanceBuilder {
     /// audit secret, can do it instead, or call [`Audit::checkpoint`]. Other tenants' handles sign
     /// under [`LogKey::for_tenant`]. Keep the notes outside of the database.
     pub fn checkpoints(mut self, key: LogKey, every: CheckpointEvery) -> Self {
-        self.audit.checkpoints = Some(Maker { key, every });
+        self.options.audit.checkpoints = Some(Maker { key, every });
         self
     }
 
@@ -121,14 +117,14 @@ impl GovernanceBuilder {
     /// asked is loud and stops nothing, as long as one of them answers; if none does, nothing is
     /// signed.
     pub fn anchor(mut self, anchor: impl Anchor) -> Self {
-        self.audit.anchors.push(Arc::new(anchor));
+        self.options.audit.anchors.push(Arc::new(anchor));
         self
     }
 
     /// For how long an anchor may miss a checkpoint, or not answer, before health is not well (15
     /// minutes).
     pub fn anchors_stale_after(mut self, patience: Duration) -> Self {
-        self.audit.anchors_stale_after = Some(patience);
+        self.options.audit.anchors_stale_after = Some(patience);
         self
     }
 
@@ -142,14 +138,14 @@ impl GovernanceBuilder {
     /// Lets calls through when their budget cannot be asked, and says so in the audit trail (off:
     /// they are refused). The one setting that makes a gate fail open.
     pub fn cost_fail_open(mut self, on: bool) -> Self {
-        self.cost.fail_open = on;
+        self.options.cost.fail_open = on;
         self
     }
 
     /// How long a call may take before its reservation counts as unknown (15 minutes). It stays
     /// charged.
     pub fn reservation_lease(mut self, lease: Duration) -> Self {
-        self.cost.lease = lease;
+        self.options.cost.lease = lease;
         self
     }
 
@@ -179,54 +175,12 @@ impl GovernanceBuilder {
         let store = Store::open(&self.database, self.tenant.clone(), self.clock).await?;
         self.database.check_pooler().await?;
         store.check_schema().await?;
-        let parts = Parts::open(&store, &self.keys, &self.audit, self.cost, &self.signing).await?;
+        let parts = Parts::open(&store, &self.keys, self.options).await?;
         let gov = Governance::assemble(self.database, store, self.keys, parts, self.settings);
         if self.drain_on_sigterm {
             gov.exit_on_sigterm()?;
         }
         Ok(gov)
-    }
-}
-
-/// The modules of one tenant.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) audit: Audit,
-    pub(crate) scope: Scope,
-    pub(crate) cost: Cost,
-    pub(crate) audit_options: AuditOptions,
-    pub(crate) cost_settings: CostSettings,
-    pub(crate) signing: Signing,
-}
-
-impl Parts {
-    pub(crate) async fn open(
-        store: &Store,
-        keys: &AuditKeys,
-        audit_options: &AuditOptions,
-        cost_settings: CostSettings,
-        signing: &Signing,
-    ) -> Result<Self, ConnectError> {
-        Anchors::check(&audit_options.anchors)?;
-        let audit = Audit::start(store.clone(), keys.clone(), audit_options);
-        let audit = if signing.is_none() {
-            audit
-        } else {
-            audit.sign_with(signing)
-        };
-        audit.learn_key().await?;
-        audit.prepare().await?;
-        let scope = Scope::new(store.clone(), audit.clone());
-        scope.load().await?;
-        let cost = Cost::new(store.clone(), audit.clone(), cost_settings.clone());
-        Ok(Self {
-            audit,
-            scope,
-            cost,
-            audit_options: audit_options.clone(),
-            cost_settings,
-            signing: signing.clone(),
-        })
     }
 }
 
@@ -246,6 +200,9 @@ pub enum ConnectError {
     /// The policies could not be loaded.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// What a gate needs could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The journal's directory cannot be used, and [`Evidence::Spooled`] needs it.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -266,6 +223,7 @@ impl ConnectError {
             Self::Schema(error) => error.kind(),
             Self::Audit(error) => error.kind(),
             Self::Scope(error) => error.kind(),
+            Self::Store(error) => error.kind(),
             Self::Journal(error) => error.kind(),
             Self::Log(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,

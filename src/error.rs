@@ -28,8 +28,16 @@ pub enum ErrorKind {
 pub enum Gate {
     /// The call itself, before any gate: is it well formed?
     Call,
+    /// The halt switch.
+    Halt,
     /// What the agent may use.
     Scope,
+    /// Whether the agent goes round in circles.
+    Loops,
+    /// What must hold before the call.
+    Contracts,
+    /// Whether a person has to agree.
+    Approval,
     /// What the agent may spend.
     Cost,
     /// The decision's entry, which is on durable record before the permit is returned.
@@ -42,7 +50,11 @@ impl Gate {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Call => "call",
+            Self::Halt => "halt",
             Self::Scope => "scope",
+            Self::Loops => "loops",
+            Self::Contracts => "contracts",
+            Self::Approval => "approval",
             Self::Cost => "cost",
             Self::Evidence => "evidence",
         }

@@ -7,13 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::audit::anchor::AnchorHealth;
-use crate::audit::{Audit, AuditKeys, AuditStats};
-use crate::builder::{ConnectError, GovernanceBuilder, Parts};
+use crate::audit::{Audit, AuditKeys};
+use crate::builder::{ConnectError, GovernanceBuilder};
+use crate::contracts::Contracts;
 use crate::cost::Cost;
+use crate::gates::Gates;
+use crate::halt::Halt;
 use crate::ids::TenantId;
+use crate::loops::Loops;
+use crate::parts::Parts;
+use crate::presence::Presence;
 use crate::scope::Scope;
-use crate::store::{Database, Store, StoreError, StoreHealth};
+use crate::store::{Database, Store};
 
 /// How many settlements may be under way at once: enough never to be reached.
 const MAX_SETTLEMENTS: u32 = 1 << 20;
@@ -109,6 +114,36 @@ impl Governance {
         &self.inner.parts.audit
     }
 
+    /// What stops an agent, a session, a tenant, or everything.
+    #[must_use]
+    pub fn halt(&self) -> &Halt {
+        &self.inner.parts.halt
+    }
+
+    /// What a person has to agree to.
+    #[must_use]
+    pub fn gates(&self) -> &Gates {
+        &self.inner.parts.gates
+    }
+
+    /// Agents that go round in circles.
+    #[must_use]
+    pub fn loops(&self) -> &Loops {
+        &self.inner.parts.loops
+    }
+
+    /// Who is there.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.inner.parts.presence
+    }
+
+    /// What must hold before and after a call.
+    #[must_use]
+    pub fn contracts(&self) -> &Contracts {
+        &self.inner.parts.contracts
+    }
+
     /// The tenant that this handle serves.
     #[must_use]
     pub fn tenant(&self) -> &TenantId {
@@ -137,15 +172,8 @@ impl Governance {
         }
         let inner = &self.inner;
         let store = inner.store.for_tenant(tenant.clone());
-        let options = inner.parts.audit_options.for_tenant(&tenant)?;
-        let parts = Parts::open(
-            &store,
-            &inner.keys,
-            &options,
-            inner.parts.cost_settings.clone(),
-            &inner.parts.signing,
-        )
-        .await?;
+        let options = inner.parts.options.for_tenant(&tenant)?;
+        let parts = Parts::open(&store, &inner.keys, options).await?;
         // Somebody may have opened it meanwhile: theirs stands, ours has not been used yet.
         if let Some(open) = self.open_tenant(&tenant) {
             return Ok(open);
@@ -163,15 +191,6 @@ impl Governance {
     fn open_tenant(&self, tenant: &TenantId) -> Option<Self> {
         let inner = lock(&self.inner.tenants).get(tenant)?.upgrade()?;
         Some(Self { inner })
-    }
-
-    /// Looks at everything that must hold, now.
-    pub async fn health(&self) -> Health {
-        Health {
-            store: self.inner.store.health().await,
-            audit: self.inner.parts.audit.stats(),
-            anchors: self.inner.parts.audit.anchor_health(),
-        }
     }
 
     /// Waits for every settlement and every event that was handed over, gives the chains back, and
@@ -198,8 +217,7 @@ impl Governance {
     async fn shutdown_one(&self) {
         // All permits are free when no settlement is under way. The semaphore is never closed.
         let _ = self.inner.settlements.acquire_many(MAX_SETTLEMENTS).await;
-        self.inner.parts.cost.shutdown().await;
-        self.inner.parts.audit.shutdown().await;
+        self.inner.parts.shutdown().await;
     }
 
     pub(crate) fn exit_on_sigterm(&self) -> Result<(), ConnectError> {
@@ -216,6 +234,10 @@ impl Governance {
             std::process::exit(143);
         });
         Ok(())
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -246,34 +268,5 @@ impl fmt::Debug for Governance {
             .field("tenant", self.tenant())
             .field("database", &self.inner.database)
             .finish_non_exhaustive()
-    }
-}
-
-/// What [`Governance::health`] found.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Health {
-    /// The database: tables, triggers, grants, clock, pool; an error if it could not be asked.
-    pub store: Result<StoreHealth, StoreError>,
-    /// The audit writer: how much it wrote, what waits in the journal, what was lost, and what in the
-    /// outbox is not ours.
-    pub audit: AuditStats,
-    /// Where checkpoints are kept outside of the database, as the last look found it.
-    pub anchors: Vec<AnchorHealth>,
-}
-
-impl Health {
-    /// Whether all is well.
-    #[must_use]
-    pub fn is_ok(&self) -> bool {
-        let audit = &self.audit;
-        self.store.as_ref().is_ok_and(StoreHealth::is_ok)
-            && audit.lost == 0
-            && audit.unsigned == 0
-            && audit.unsigned_heads == 0
-            && audit.quarantined == 0
-            && audit.outbox_refused == 0
-            && !audit.degraded
-            && self.anchors.iter().all(AnchorHealth::is_ok)
     }
 }

@@ -15,8 +15,10 @@ mod call;
 mod canon;
 mod error;
 mod governance;
+mod health;
 mod ids;
 mod money;
+mod parts;
 mod permit;
 mod random;
 mod secret;
@@ -25,8 +27,13 @@ mod usage;
 
 pub mod adapters;
 pub mod audit;
+pub mod contracts;
 pub mod cost;
+pub mod gates;
+pub mod halt;
+pub mod loops;
 pub mod manual;
+pub mod presence;
 pub mod scope;
 pub mod store;
 pub mod tlog;
@@ -36,7 +43,8 @@ pub use audit::AuditKeys;
 pub use builder::{ConnectError, GovernanceBuilder};
 pub use call::{Action, Call, InvalidCall, Principal};
 pub use error::{ErrorKind, Gate, Refusal};
-pub use governance::{Governance, Health};
+pub use governance::Governance;
+pub use health::Health;
 pub use ids::{
     AgentId, BudgetName, CallId, EventId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
     MAX_ID_LEN, ModelName, OperatorId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,

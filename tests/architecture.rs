@@ -48,7 +48,17 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("L4", &["contracts", "compliance", "analytics", "notify"]),
-    ("L4b", &["governance", "builder", "permit"]),
+    (
+        "L4b",
+        &[
+            "governance",
+            "builder",
+            "health",
+            "parts",
+            "permit",
+            "posture",
+        ],
+    ),
     ("L5", &["adapters", "console", "bin", "blocking"]),
 ];
 /// Modules without code.

@@ -207,11 +207,15 @@ pub(crate) enum Purpose {
     Journal,
     /// What a verification says that a later one goes on from.
     Verified,
+    /// Tokens by which a decision is made outside.
+    Approval,
+    /// Fingerprints of what agents repeat.
+    Loop,
 }
 
 impl Purpose {
     #[cfg(test)]
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Chain,
         Self::Content,
         Self::Call,
@@ -219,6 +223,8 @@ impl Purpose {
         Self::Fingerprint,
         Self::Journal,
         Self::Verified,
+        Self::Approval,
+        Self::Loop,
     ];
 
     const fn info(self) -> &'static str {
@@ -230,6 +236,8 @@ impl Purpose {
             Self::Fingerprint => "portcullis/key-fingerprint/v1",
             Self::Journal => "portcullis/journal-hmac/v1",
             Self::Verified => "portcullis/verified/v1",
+            Self::Approval => "portcullis/approval-token/v1",
+            Self::Loop => "portcullis/loop-fingerprint/v1",
         }
     }
 }

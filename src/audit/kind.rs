@@ -60,17 +60,22 @@ kinds! {
     ScopePolicyRegistered = "scope.policy_registered", ScopeViolation = "scope.violation",
     ToolHidden = "tool.hidden",
     BudgetPolicyRegistered = "budget.policy_registered", BudgetExceeded = "budget.exceeded",
-    BudgetCheckFailed = "budget.check_failed", CostRecorded = "cost.recorded",
+    BudgetCheckFailed = "budget.check_failed", BudgetWarned = "budget.warned",
+    BudgetToppedUp = "budget.topped_up", BudgetLeased = "budget.leased",
+    CostRecorded = "cost.recorded", RoutingAdvised = "routing.advised",
     GateRequested = "gate.requested", GateGranted = "gate.granted", GateDenied = "gate.denied",
     GateExpired = "gate.expired", GateTokenConsumed = "gate.token_consumed",
     GateTokenReplayBlocked = "gate.token_replay_blocked",
+    GateEscalated = "gate.escalated", GateWithdrawn = "gate.withdrawn",
+    GateConsumed = "gate.consumed", GatePolicyRegistered = "gate.policy_registered",
     GateSelfApprovalBlocked = "gate.self_approval_blocked",
     OverrideRecorded = "override.recorded",
-    LoopDetected = "loop.detected",
+    LoopDetected = "loop.detected", LoopPolicyRegistered = "loop.policy_registered",
     AgentRegistered = "agent.registered", AgentDecommissioned = "agent.decommissioned",
     AgentHalted = "agent.halted", AgentResumed = "agent.resumed",
-    AgentHaltBlockedCall = "agent.halt_blocked_call",
+    AgentHaltBlockedCall = "agent.halt_blocked_call", HaltStateStale = "halt.state_stale",
     PresenceUnresponsive = "presence.unresponsive",
+    ContractPolicyRegistered = "contract.policy_registered",
     ContractViolated = "contract.violated", ContractPassed = "contract.passed",
     OutputBlocked = "output.blocked",
     IdentityKeyRegistered = "identity.key_registered", IdentityKeyRotated = "identity.key_rotated",
@@ -164,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_read_back_and_none_is_the_callers() {
-        assert_eq!(Kind::SYSTEM.len(), 99);
+        assert_eq!(Kind::SYSTEM.len(), 110);
         for kind in Kind::SYSTEM {
             assert_eq!(Kind::parse(kind.as_str()).as_ref(), Some(kind));
             assert_eq!(AppKind::parse(kind.as_str()), Err(InvalidKind::Reserved));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::budget::{Amount, State, Window};
 use crate::error::ErrorKind;
+use crate::halt::Halted;
 use crate::ids::{BudgetName, ReservationId};
 use crate::store::StoreError;
 
@@ -11,6 +12,9 @@ use crate::store::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CostError {
+    /// The agent is halted.
+    #[error(transparent)]
+    Halted(#[from] Halted),
     /// A budget has less left than the ceiling. Nothing was taken from any.
     #[error("{}; {}", self.reason(), self.remedy())]
     Exceeded {
@@ -89,7 +93,8 @@ impl CostError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Exceeded { .. }
+            Self::Halted(_)
+            | Self::Exceeded { .. }
             | Self::SessionTooLong { .. }
             | Self::NoBudget
             | Self::UnknownModel
@@ -107,6 +112,7 @@ impl CostError {
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
+            Self::Halted(halted) => halted.reason(),
             Self::Exceeded {
                 budget,
                 window,
@@ -138,6 +144,7 @@ impl CostError {
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
+            Self::Halted(halted) => halted.remedy(),
             Self::Exceeded {
                 retry_after: Some(_),
                 ..

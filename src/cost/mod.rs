@@ -65,6 +65,7 @@ use self::store::{CostStore, Demand, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions, Receipt};
 use crate::call::Principal;
 use crate::error::ErrorKind;
+use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
 use crate::money::Usd;
 use crate::store::{Database, DatabaseError, Store};
@@ -86,10 +87,11 @@ struct Inner {
 
 impl Cost {
     /// A cost gate over `store`, with its background tasks. Must be called within a runtime.
-    pub(crate) fn new(store: Store, audit: Audit, settings: CostSettings) -> Self {
+    pub(crate) fn new(store: Store, audit: Audit, halt: Halt, settings: CostSettings) -> Self {
         let core = Arc::new(Core {
             store: CostStore::new(store),
             audit,
+            halt,
             settings,
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(false),
@@ -120,7 +122,9 @@ impl Cost {
     ) -> Result<Self, DatabaseError> {
         let store = Store::open(database, tenant, clock).await?;
         let audit = Audit::start(store.clone(), keys, &AuditOptions::default());
-        Ok(Self::new(store, audit, settings))
+        let halt = Halt::new(store.clone(), audit.clone(), &HaltSettings::default());
+        halt.load().await?;
+        Ok(Self::new(store, audit, halt, settings))
     }
 
     /// Puts `budget` in force, for every process at its next call, replacing the one of the same name.
@@ -203,6 +207,7 @@ impl Cost {
     ///
     /// # Errors
     ///
+    /// * [`CostError::Halted`] if the agent is halted.
     /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
     /// * [`CostError::SessionTooLong`] if a budget does not let the session last so long.
     /// * [`CostError::NoBudget`] if the agent has none: no limit is not the same as no budget.
@@ -239,6 +244,7 @@ impl Cost {
         call: Option<CallId>,
     ) -> Result<Reservation, CostError> {
         let core = self.core();
+        core.halt.check(who)?;
         let split = engine::split(&ceiling)?;
         let at = core.store.now();
         let mut held = Held {

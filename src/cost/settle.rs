@@ -16,6 +16,7 @@ use super::store::{CostStore, Demand, Finish, Finished};
 use super::{Cost, price};
 use crate::audit::Audit;
 use crate::error::ErrorKind;
+use crate::halt::Halt;
 use crate::ids::ModelName;
 use crate::money::Usd;
 use crate::usage::Usage;
@@ -122,6 +123,7 @@ impl Job {
 pub(super) struct Core {
     pub(super) store: CostStore,
     pub(super) audit: Audit,
+    pub(super) halt: Halt,
     pub(super) settings: CostSettings,
     /// Set by `shutdown`: what does not succeed now is given up.
     pub(super) closing: AtomicBool,

@@ -5,6 +5,7 @@ use std::fmt;
 use super::pattern::PatternProblem;
 use super::url::UrlProblem;
 use crate::error::ErrorKind;
+use crate::halt::Halted;
 use crate::ids::InvalidId;
 use crate::store::StoreError;
 
@@ -15,6 +16,8 @@ use crate::store::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScopeError {
+    /// The agent is halted.
+    Halted(Halted),
     /// The agent has no policy, so it may do nothing.
     UnknownAgent,
     /// The tool is not on the agent's list, or it is hidden from the agent.
@@ -40,7 +43,8 @@ impl ScopeError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownAgent
+            Self::Halted(_)
+            | Self::UnknownAgent
             | Self::ToolDenied
             | Self::ApiDenied
             | Self::ModelDenied
@@ -56,6 +60,7 @@ impl ScopeError {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
+            Self::Halted(_) => "the agent is halted",
             Self::UnknownAgent => "the agent has no scope policy",
             Self::ToolDenied => "the agent may not use this tool",
             Self::ApiDenied => "the agent may not call this API",
@@ -72,6 +77,7 @@ impl ScopeError {
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
+            Self::Halted(halted) => halted.remedy(),
             Self::UnknownAgent => "an operator must register a scope policy for it",
             Self::ToolDenied => "use another tool, or have an operator extend allow_tools",
             Self::ApiDenied => "use another API, or have an operator extend allow_apis",
@@ -87,6 +93,7 @@ impl ScopeError {
     /// The one word of it in the audit trail.
     pub(super) const fn word(&self) -> &'static str {
         match self {
+            Self::Halted(_) => "halted",
             Self::UnknownAgent => "unknown_agent",
             Self::ToolDenied | Self::ApiDenied | Self::ModelDenied => "not_allowed",
             Self::InvalidUrl(_) => "invalid_url",
@@ -99,6 +106,7 @@ impl ScopeError {
 impl fmt::Display for ScopeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Halted(halted) => fmt::Display::fmt(halted, f),
             Self::Policy(error) => fmt::Display::fmt(error, f),
             Self::Store(error) => fmt::Display::fmt(error, f),
             other => write!(f, "{}; {}", other.reason(), other.remedy()),
@@ -111,6 +119,12 @@ impl std::error::Error for ScopeError {}
 impl From<InvalidPolicy> for ScopeError {
     fn from(error: InvalidPolicy) -> Self {
         Self::Policy(error)
+    }
+}
+
+impl From<Halted> for ScopeError {
+    fn from(halted: Halted) -> Self {
+        Self::Halted(halted)
     }
 }
 

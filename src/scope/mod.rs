@@ -60,6 +60,7 @@ use self::index::Index;
 use self::store::{Row, ScopeStore};
 use crate::audit::{Audit, AuditKeys};
 use crate::call::Principal;
+use crate::halt::{Halt, HaltSettings};
 use crate::ids::{AgentId, TenantId};
 use crate::store::{Database, Store, StoreError, StoreFault};
 use crate::time::{SystemClock, Timestamp};
@@ -75,6 +76,7 @@ struct Shared {
     store: ScopeStore,
     clock: Store,
     audit: Audit,
+    halt: Halt,
     index: Index,
     loaded_at: ArcSwapOption<Timestamp>,
     /// Held while policies are written and taken into force, so that memory and database have
@@ -84,12 +86,13 @@ struct Shared {
 
 impl Scope {
     /// A gate over `store`, which denies everything until it has loaded.
-    pub(crate) fn new(store: Store, audit: Audit) -> Self {
+    pub(crate) fn new(store: Store, audit: Audit, halt: Halt) -> Self {
         Self {
             shared: Arc::new(Shared {
                 store: ScopeStore::new(store.clone()),
                 clock: store,
                 audit,
+                halt,
                 index: Index::new(),
                 loaded_at: ArcSwapOption::empty(),
                 writing: Mutex::new(()),
@@ -116,10 +119,10 @@ impl Scope {
         let store = Store::open(database, tenant, Arc::new(SystemClock))
             .await
             .map_err(|_| ScopeError::Database)?;
-        let scope = Self::new(
-            store.clone(),
-            Audit::start(store, keys, &crate::audit::AuditOptions::default()),
-        );
+        let audit = Audit::start(store.clone(), keys, &crate::audit::AuditOptions::default());
+        let halt = Halt::new(store.clone(), audit.clone(), &HaltSettings::default());
+        halt.load().await?;
+        let scope = Self::new(store, audit, halt);
         scope.load().await?;
         Ok(scope)
     }
@@ -130,6 +133,7 @@ impl Scope {
     ///
     /// # Errors
     ///
+    /// * [`ScopeError::Halted`] if the agent is halted.
     /// * [`ScopeError::ToolDenied`] if the tool is not on the agent's list, or is hidden from it.
     /// * [`ScopeError::UnknownAgent`] if the agent has no policy.
     /// * [`ScopeError::BrokenPolicy`] if the agent's stored policy cannot be read.
@@ -194,6 +198,7 @@ impl Scope {
         target: Target<'_>,
     ) -> Result<Allowed, ScopeError> {
         let index = &self.shared.index;
+        self.shared.halt.check(who)?;
         match index.with(who.agent_id(), |known| engine::decide(known, target)) {
             Ok(()) => Ok(Allowed(())),
             Err(error) => {

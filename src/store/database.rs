@@ -37,6 +37,8 @@ const URL_VARIABLES: [&str; 2] = ["PORTCULLIS_DATABASE_URL", "DATABASE_URL"];
 pub struct Database {
     source: Source,
     settings: Settings,
+    /// The database itself, behind the pooler that `source` names.
+    direct: Option<Arc<str>>,
     opened: Arc<OnceCell<Opened>>,
 }
 
@@ -116,6 +118,7 @@ impl Database {
                 statement: Duration::from_secs(5),
                 pooled: false,
             },
+            direct: None,
             opened: Arc::default(),
         }
     }
@@ -156,6 +159,15 @@ impl Database {
         self
     }
 
+    /// The URL of the database itself, past the pooler, for the one connection that hears of changes
+    /// (`LISTEN`). Without it, through a pooler, halts, approvals and policies of other processes are
+    /// found by polling, within a second.
+    #[must_use]
+    pub fn direct_url(mut self, url: impl AsRef<str>) -> Self {
+        self.direct = Some(Arc::from(url.as_ref()));
+        self
+    }
+
     /// Creates or updates the schema `portcullis`. Idempotent; safe when many processes do it.
     ///
     /// # Errors
@@ -178,6 +190,15 @@ impl Database {
     pub async fn connect_pool(&self) -> Result<PgPool, DatabaseError> {
         let opened = self.opened.get_or_try_init(|| self.open()).await?;
         Ok(opened.pool.clone())
+    }
+
+    /// How to connect past the pooler, if that was told.
+    pub(crate) fn direct_options(&self) -> Result<Option<PgConnectOptions>, DatabaseError> {
+        let Some(url) = &self.direct else {
+            return Ok(None);
+        };
+        let options = PgConnectOptions::from_str(url).map_err(|_| DatabaseError::InvalidUrl)?;
+        Ok(Some(options.application_name("portcullis")))
     }
 
     pub(crate) const fn deadline(&self) -> Duration {

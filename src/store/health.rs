@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use std::time::Duration;
 
 /// Every table that the schema must have.
-const TABLES: [&str; 21] = [
+const TABLES: &[&str] = &[
     "schema_migrations",
     "chains",
     "entries",
@@ -32,7 +32,7 @@ const TABLES: [&str; 21] = [
 ];
 
 /// Every trigger that must be there and enabled.
-const TRIGGERS: [&str; 35] = [
+const TRIGGERS: &[&str] = &[
     "entries_append_only",
     "entries_no_truncate",
     "chains_no_delete",
@@ -137,8 +137,8 @@ impl Store {
                     Err(error) => error.to_string(),
                 },
             },
-            missing("tables", &TABLES, &tables),
-            missing("triggers", &TRIGGERS, &triggers),
+            missing("tables", TABLES, &tables),
+            missing("triggers", TRIGGERS, &triggers),
             Check {
                 name: "grants",
                 ok: grants.is_empty(),

@@ -18,6 +18,7 @@ pub mod embedded;
 mod error;
 mod health;
 mod migrate;
+mod notices;
 mod schema;
 mod statement;
 #[cfg(feature = "embedded")]
@@ -25,7 +26,7 @@ mod testing;
 mod types;
 pub(crate) mod user;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -35,6 +36,8 @@ pub use database::{Database, DatabaseError};
 pub use error::{StoreError, StoreFault};
 pub use health::{Check, StoreHealth};
 pub use migrate::{MigrateError, Migrated, Migration};
+use notices::Notices;
+pub(crate) use notices::{Subscription, Topic, Wake};
 pub use schema::SchemaError;
 pub(crate) use statement::{ExecuteIn, InStore, begin_on};
 #[cfg(feature = "embedded")]
@@ -61,6 +64,10 @@ struct Shared {
     pool: PgPool,
     clock: Arc<dyn Clock>,
     deadline: Duration,
+    /// Where changes are heard that others make, once somebody asks.
+    notices: OnceLock<Notices>,
+    /// The database itself, where a pooler stands before it.
+    direct: Option<PgConnectOptions>,
 }
 
 impl Store {
@@ -75,6 +82,8 @@ impl Store {
                 pool,
                 clock,
                 deadline,
+                notices: OnceLock::new(),
+                direct: None,
             }),
             tenant,
             pooled: false,
@@ -89,8 +98,15 @@ impl Store {
     ) -> Result<Self, DatabaseError> {
         let pool = database.connect_pool().await?;
         Ok(Self {
+            shared: Arc::new(Shared {
+                pool,
+                clock,
+                deadline: database.deadline(),
+                notices: OnceLock::new(),
+                direct: database.direct_options()?,
+            }),
+            tenant,
             pooled: database.is_pooled(),
-            ..Self::new(pool, tenant, clock, database.deadline())
         })
     }
 
@@ -112,6 +128,28 @@ impl Store {
     /// How to open a connection of one's own, apart from the pool.
     pub(crate) fn connect_options(&self) -> Arc<PgConnectOptions> {
         self.shared.pool.connect_options()
+    }
+
+    /// Hears what others change of `topic`, of this tenant. Must be called within a runtime.
+    pub(crate) fn subscribe(&self, topic: Topic) -> Subscription {
+        self.notices().subscribe(topic, &self.tenant)
+    }
+
+    /// Whether changes are heard at once; otherwise they are found by polling.
+    pub(crate) fn hears_changes(&self) -> bool {
+        self.notices().is_connected()
+    }
+
+    fn notices(&self) -> &Notices {
+        self.shared.notices.get_or_init(|| {
+            let direct = self.shared.direct.clone();
+            // Through a pooler, nobody would be told.
+            Notices::start(
+                direct.or_else(|| {
+                    (!self.pooled).then(|| (*self.shared.pool.connect_options()).clone())
+                }),
+            )
+        })
     }
 
     pub(crate) fn tenant(&self) -> &TenantId {

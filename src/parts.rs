@@ -1,0 +1,117 @@
+//! The modules of one tenant, put together.
+
+use crate::audit::{Anchors, Audit, AuditKeys, AuditOptions, Signing};
+use crate::builder::ConnectError;
+use crate::contracts::{Around, Contracts};
+use crate::cost::{Cost, CostSettings};
+use crate::gates::Gates;
+use crate::halt::{Halt, HaltSettings};
+use crate::ids::TenantId;
+use crate::loops::Loops;
+use crate::presence::Presence;
+use crate::scope::Scope;
+use crate::store::Store;
+use crate::tlog::LogError;
+
+/// What the builder decides for the modules.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) audit: AuditOptions,
+    pub(crate) signing: Signing,
+    pub(crate) halt: HaltSettings,
+    pub(crate) cost: CostSettings,
+}
+
+impl Options {
+    /// The same for another tenant, whose tree has a name of its own.
+    pub(crate) fn for_tenant(&self, tenant: &TenantId) -> Result<Self, LogError> {
+        Ok(Self {
+            audit: self.audit.for_tenant(tenant)?,
+            ..self.clone()
+        })
+    }
+}
+
+/// The modules of one tenant.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) audit: Audit,
+    pub(crate) halt: Halt,
+    pub(crate) scope: Scope,
+    pub(crate) loops: Loops,
+    pub(crate) gates: Gates,
+    pub(crate) cost: Cost,
+    pub(crate) presence: Presence,
+    pub(crate) contracts: Contracts,
+    pub(crate) options: Options,
+}
+
+impl Parts {
+    pub(crate) async fn open(
+        store: &Store,
+        keys: &AuditKeys,
+        options: Options,
+    ) -> Result<Self, ConnectError> {
+        Anchors::check(&options.audit.anchors)?;
+        let audit = Audit::start(store.clone(), keys.clone(), &options.audit);
+        let audit = if options.signing.is_none() {
+            audit
+        } else {
+            audit.sign_with(&options.signing)
+        };
+        audit.learn_key().await?;
+        audit.prepare().await?;
+
+        let halt = Halt::new(store.clone(), audit.clone(), &options.halt);
+        halt.load().await?;
+        let around = || (store.clone(), audit.clone(), halt.clone());
+
+        let (at, on, under) = around();
+        let scope = Scope::new(at, on, under);
+        scope.load().await?;
+        let (at, on, under) = around();
+        let cost = Cost::new(at, on, under, options.cost.clone());
+        let (at, on, under) = around();
+        let loops = Loops::new(at, on, under);
+        loops.load().await?;
+        let (at, on, under) = around();
+        let gates = Gates::new(at, on, under);
+        gates.load().await?;
+        let (at, on, under) = around();
+        let presence = Presence::new(at, on, under);
+        presence.load().await?;
+        let contracts = Contracts::new(
+            store.clone(),
+            Around {
+                audit: audit.clone(),
+                halt: halt.clone(),
+                scope: scope.clone(),
+                cost: cost.clone(),
+                gates: gates.clone(),
+            },
+        );
+        contracts.load().await?;
+        Ok(Self {
+            audit,
+            halt,
+            scope,
+            loops,
+            gates,
+            cost,
+            presence,
+            contracts,
+            options,
+        })
+    }
+
+    /// Completes what was handed to the background; the trail last, because all write to it.
+    pub(crate) async fn shutdown(&self) {
+        self.contracts.shutdown().await;
+        self.loops.shutdown().await;
+        self.gates.shutdown().await;
+        self.cost.shutdown().await;
+        self.presence.shutdown().await;
+        self.halt.shutdown().await;
+        self.audit.shutdown().await;
+    }
+}

@@ -1,0 +1,40 @@
+//! Who is there: heartbeats, and who operates the agent.
+
+use std::sync::Arc;
+
+use crate::audit::Audit;
+use crate::halt::Halt;
+use crate::store::Store;
+
+/// Who is there: heartbeats, and who operates the agent. Cheap to clone; every clone is the same.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "laid before it is used")]
+struct Shared {
+    store: Store,
+    audit: Audit,
+    halt: Halt,
+}
+
+impl Presence {
+    pub(crate) fn new(store: Store, audit: Audit, halt: Halt) -> Self {
+        Self {
+            shared: Arc::new(Shared { store, audit, halt }),
+        }
+    }
+
+    /// Reads what is stored, and begins to hear of changes.
+    #[expect(clippy::unused_async, reason = "laid before it is used")]
+    pub(crate) async fn load(&self) -> Result<(), crate::store::StoreError> {
+        let _ = &self.shared;
+        Ok(())
+    }
+
+    /// Completes what was handed to the background.
+    #[expect(clippy::unused_async, reason = "laid before it is used")]
+    pub(crate) async fn shutdown(&self) {}
+}

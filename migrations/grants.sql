@@ -1,4 +1,4 @@
--- What the application's role may do, and the archivist's. Run by `migrate` with the role's name in a setting, so that
+-- What the application's role may do, the operators', and the archivist's. Run by `migrate` with the role's name in a setting, so that
 -- %I quotes it; idempotent. Not a numbered migration: it is run whenever a role is named.
 DO $$
 DECLARE
@@ -36,6 +36,25 @@ BEGIN
     EXECUTE format('REVOKE ALL ON portcullis.retention_policies, portcullis.legal_holds, portcullis.retention_guards, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.retention_policies, portcullis.legal_holds, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', app);
     EXECUTE format('GRANT INSERT ON portcullis.legal_holds TO %I', app);
+    -- The halt switch: anybody may halt, and nobody but an operator resumes. The epochs are a trigger's business.
+    EXECUTE format('REVOKE ALL ON portcullis.halts, portcullis.halt_resumptions, portcullis.halt_epochs FROM %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.halts, portcullis.halt_resumptions, portcullis.halt_epochs TO %I', app);
+    EXECUTE format('GRANT INSERT ON portcullis.halts TO %I', app);
+    -- Who is there: a trigger lets a session take its steps, and keeps who operates it.
+    EXECUTE format('REVOKE ALL ON portcullis.presence FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.presence TO %I', app);
+END
+$$;
+
+-- Operators: what the application has (the block above, run for them), and to resume.
+DO $$
+DECLARE
+    operator text := nullif(current_setting('portcullis.operator_role', true), '');
+BEGIN
+    IF operator IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT INSERT ON portcullis.halt_resumptions TO %I', operator);
 END
 $$;
 

@@ -10,8 +10,10 @@ use crate::audit::{
 };
 use crate::error::ErrorKind;
 use crate::governance::{Governance, Settings};
+use crate::halt::{HaltError, HaltSettings};
 use crate::ids::TenantId;
 use crate::parts::{Options, Parts};
+use crate::presence::{PresenceError, PresenceSettings};
 use crate::scope::ScopeError;
 use crate::store::{Database, DatabaseError, SchemaError, Store, StoreError};
 use crate::time::{Clock, SystemClock};
@@ -128,6 +130,20 @@ impl GovernanceBuilder {
         self
     }
 
+    /// How the halt switch behaves: how often it is asked for, how old what is known may be, and what is
+    /// decided past that (a second, five seconds, and the last known state holds, loudly).
+    pub fn halt(mut self, settings: HaltSettings) -> Self {
+        self.options.halt = settings;
+        self
+    }
+
+    /// How presence behaves: how often heartbeats are written, and when an agent that is not heard of
+    /// counts as unresponsive (a second, a minute).
+    pub fn presence(mut self, settings: PresenceSettings) -> Self {
+        self.options.presence = settings;
+        self
+    }
+
     /// The output to reserve for a model call that does not say how much it may have (none: such a
     /// call is refused).
     pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
@@ -166,6 +182,7 @@ impl GovernanceBuilder {
     /// * [`ConnectError::Audit`] if the tenant's entries are written under a key that is not among
     ///   those given here.
     /// * [`ConnectError::Scope`] if the policies cannot be loaded.
+    /// * [`ConnectError::Halt`] and [`ConnectError::Presence`] if their settings cannot be kept.
     /// * [`ConnectError::Journal`] if calls are to be spooled, and the journal has no place.
     ///
     /// # Cancel safety
@@ -200,6 +217,12 @@ pub enum ConnectError {
     /// The policies could not be loaded.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// The halt switch cannot keep what it was told to.
+    #[error(transparent)]
+    Halt(#[from] HaltError),
+    /// Presence cannot keep what it was told to.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
     /// What a gate needs could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -223,6 +246,8 @@ impl ConnectError {
             Self::Schema(error) => error.kind(),
             Self::Audit(error) => error.kind(),
             Self::Scope(error) => error.kind(),
+            Self::Halt(error) => error.kind(),
+            Self::Presence(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Journal(error) => error.kind(),
             Self::Log(error) => error.kind(),

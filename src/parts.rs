@@ -8,7 +8,7 @@ use crate::gates::Gates;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::TenantId;
 use crate::loops::Loops;
-use crate::presence::Presence;
+use crate::presence::{Presence, PresenceSettings};
 use crate::scope::Scope;
 use crate::store::Store;
 use crate::tlog::LogError;
@@ -20,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) signing: Signing,
     pub(crate) halt: HaltSettings,
     pub(crate) cost: CostSettings,
+    pub(crate) presence: PresenceSettings,
 }
 
 impl Options {
@@ -53,6 +54,8 @@ impl Parts {
         options: Options,
     ) -> Result<Self, ConnectError> {
         Anchors::check(&options.audit.anchors)?;
+        options.halt.check()?;
+        options.presence.check()?;
         let audit = Audit::start(store.clone(), keys.clone(), &options.audit);
         let audit = if options.signing.is_none() {
             audit
@@ -78,7 +81,7 @@ impl Parts {
         let gates = Gates::new(at, on, under);
         gates.load().await?;
         let (at, on, under) = around();
-        let presence = Presence::new(at, on, under);
+        let presence = Presence::new(at, on, under, &options.presence);
         presence.load().await?;
         let contracts = Contracts::new(
             store.clone(),

@@ -29,6 +29,10 @@ const TABLES: &[&str] = &[
     "archives",
     "archive_ranges",
     "archive_links",
+    "halts",
+    "halt_resumptions",
+    "halt_epochs",
+    "presence",
 ];
 
 /// Every trigger that must be there and enabled.
@@ -68,6 +72,18 @@ const TRIGGERS: &[&str] = &[
     "archive_ranges_no_truncate",
     "archive_links_append_only",
     "archive_links_no_truncate",
+    "halts_in_order",
+    "halts_append_only",
+    "halts_no_truncate",
+    "halt_resumptions_in_order",
+    "halt_resumptions_append_only",
+    "halt_resumptions_no_truncate",
+    "halt_epochs_only_grow",
+    "halt_epochs_no_delete",
+    "halt_epochs_no_truncate",
+    "presence_steps_only",
+    "presence_no_delete",
+    "presence_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

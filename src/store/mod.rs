@@ -37,7 +37,7 @@ pub use error::{StoreError, StoreFault};
 pub use health::{Check, StoreHealth};
 pub use migrate::{MigrateError, Migrated, Migration};
 use notices::Notices;
-pub(crate) use notices::{Subscription, Topic, Wake};
+pub(crate) use notices::{EVERY_TENANT, Subscription, Topic, Wake};
 pub use schema::SchemaError;
 pub(crate) use statement::{ExecuteIn, InStore, begin_on};
 #[cfg(feature = "embedded")]

@@ -4,6 +4,7 @@ use crate::audit::AuditStats;
 use crate::audit::anchor::AnchorHealth;
 use crate::governance::Governance;
 use crate::halt::HaltStatus;
+use crate::scope::ScopeStatus;
 use crate::store::{StoreError, StoreHealth};
 
 impl Governance {
@@ -14,6 +15,7 @@ impl Governance {
             audit: self.audit().stats(),
             anchors: self.audit().anchor_health(),
             halt: self.halt().status(),
+            scope: self.scope().status(),
         }
     }
 }
@@ -31,6 +33,8 @@ pub struct Health {
     pub anchors: Vec<AnchorHealth>,
     /// What is halted, how old that is, and whether changes are heard.
     pub halt: HaltStatus,
+    /// The scope policies: which stored ones cannot be read, and since when none could be.
+    pub scope: ScopeStatus,
 }
 
 impl Health {
@@ -46,6 +50,7 @@ impl Health {
             && audit.outbox_refused == 0
             && !audit.degraded
             && self.halt.is_ok()
+            && self.scope.is_ok()
             && self.anchors.iter().all(AnchorHealth::is_ok)
     }
 }

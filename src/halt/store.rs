@@ -264,14 +264,15 @@ fn order(row: Row) -> Option<Order> {
         ("", _) if tenant == EVERY_TENANT => Target::Everything,
         ("", _) => Target::Tenant,
         (agent, "") => Target::Agent(AgentId::parse(agent).ok()?),
-        (agent, session) => Target::Session(
-            AgentId::parse(agent).ok()?,
-            SessionId::parse(session).ok()?,
-        ),
+        (agent, session) => {
+            Target::Session(AgentId::parse(agent).ok()?, SessionId::parse(session).ok()?)
+        }
     };
     Some(Order {
         target,
-        by: OperatorId::parse(by?).or_else(|_| OperatorId::parse("unknown")).ok()?,
+        by: OperatorId::parse(by?)
+            .or_else(|_| OperatorId::parse("unknown"))
+            .ok()?,
         why: why?.into(),
         since: since?,
         epoch: Some(epoch(at?).ok()?),

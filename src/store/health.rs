@@ -13,7 +13,9 @@ const TABLES: &[&str] = &[
     "entries",
     "outbox",
     "keyring",
-    "scope_policies",
+    "policies",
+    "policy_revisions",
+    "policy_history",
     "budgets",
     "budget_windows",
     "reservations",
@@ -84,6 +86,17 @@ const TRIGGERS: &[&str] = &[
     "presence_steps_only",
     "presence_no_delete",
     "presence_no_truncate",
+    "policies_revised_on_insert",
+    "policies_revised_on_update",
+    "policies_keep_history",
+    "policies_only_grow",
+    "policies_no_delete",
+    "policies_no_truncate",
+    "policy_revisions_only_grow",
+    "policy_revisions_no_delete",
+    "policy_revisions_no_truncate",
+    "policy_history_append_only",
+    "policy_history_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

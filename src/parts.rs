@@ -4,6 +4,7 @@ use crate::audit::{Anchors, Audit, AuditKeys, AuditOptions, Signing};
 use crate::builder::ConnectError;
 use crate::contracts::{Around, Contracts};
 use crate::cost::{Cost, CostSettings};
+use crate::coverage::{Coverage, CoverageSettings};
 use crate::gates::Gates;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::TenantId;
@@ -20,6 +21,7 @@ pub(crate) struct Options {
     pub(crate) signing: Signing,
     pub(crate) halt: HaltSettings,
     pub(crate) cost: CostSettings,
+    pub(crate) coverage: CoverageSettings,
 }
 
 impl Options {
@@ -42,6 +44,7 @@ pub(crate) struct Parts {
     pub(crate) gates: Gates,
     pub(crate) cost: Cost,
     pub(crate) presence: Presence,
+    pub(crate) coverage: Coverage,
     pub(crate) contracts: Contracts,
     pub(crate) options: Options,
 }
@@ -80,6 +83,8 @@ impl Parts {
         let (at, on, under) = around();
         let presence = Presence::new(at, on, under);
         presence.load().await?;
+        let coverage = Coverage::new(store.clone(), audit.clone(), options.coverage);
+        coverage.load().await;
         let contracts = Contracts::new(
             store.clone(),
             Around {
@@ -99,6 +104,7 @@ impl Parts {
             gates,
             cost,
             presence,
+            coverage,
             contracts,
             options,
         })
@@ -111,6 +117,7 @@ impl Parts {
         self.gates.shutdown().await;
         self.cost.shutdown().await;
         self.presence.shutdown().await;
+        self.coverage.shutdown().await;
         self.halt.shutdown().await;
         self.audit.shutdown().await;
     }

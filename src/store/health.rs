@@ -29,6 +29,9 @@ const TABLES: &[&str] = &[
     "archives",
     "archive_ranges",
     "archive_links",
+    "coverage_clients",
+    "coverage_calls",
+    "coverage_writers",
 ];
 
 /// Every trigger that must be there and enabled.

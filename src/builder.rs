@@ -194,6 +194,13 @@ impl GovernanceBuilder {
         self
     }
 
+    /// Says in the log which wrapped clients are known, and warns if there is none, when the handle is
+    /// opened and at the first call (off: a host that calls by [`Governance::run`] alone wraps none).
+    pub fn warn_on_no_wrappers(mut self, on: bool) -> Self {
+        self.options.coverage.warn_on_no_wrappers = on;
+        self
+    }
+
     /// Takes SIGTERM over: the handle drains, and then the process exits with status 143, as it
     /// would have by default (off: call [`Governance::shutdown`] from the host's own handler).
     pub fn drain_on_sigterm(mut self) -> Self {
@@ -269,6 +276,13 @@ pub enum ConnectError {
     /// The operating system gave no handler for SIGTERM.
     #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
     Signal,
+    /// The operating system gave no threads for the runtime in the background
+    /// ([`connect_blocking`](GovernanceBuilder::connect_blocking)).
+    #[cfg(feature = "blocking")]
+    #[error(
+        "the threads in the background could not be started; look at the limits of the process"
+    )]
+    Threads,
 }
 
 impl ConnectError {
@@ -287,6 +301,8 @@ impl ConnectError {
             Self::Log(error) => error.kind(),
             Self::Unprotected(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,
+            #[cfg(feature = "blocking")]
+            Self::Threads => ErrorKind::Unavailable,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::builder::{ConnectError, GovernanceBuilder};
 use crate::contracts::Contracts;
 use crate::cost::Cost;
 use crate::error::Switches;
+use crate::coverage::Coverage;
 use crate::gates::Gates;
 use crate::halt::Halt;
 use crate::ids::TenantId;
@@ -139,6 +140,12 @@ impl Governance {
     #[must_use]
     pub fn presence(&self) -> &Presence {
         &self.inner.parts.presence
+    }
+
+    /// Which clients are wrapped, and whether calls went past them.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.inner.parts.coverage
     }
 
     /// What must hold before and after a call.

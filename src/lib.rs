@@ -28,8 +28,11 @@ mod usage;
 
 pub mod adapters;
 pub mod audit;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 pub mod contracts;
 pub mod cost;
+pub mod coverage;
 pub mod gates;
 pub mod halt;
 pub mod loops;

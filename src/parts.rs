@@ -5,6 +5,7 @@ use crate::builder::ConnectError;
 use crate::contracts::{Around, Contracts};
 use crate::cost::{Cost, CostSettings};
 use crate::error::{Module, Switches};
+use crate::coverage::{Coverage, CoverageSettings};
 use crate::gates::Gates;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::TenantId;
@@ -25,6 +26,7 @@ pub(crate) struct Options {
     pub(crate) switches: Switches,
     /// Scope policies of the program's own.
     pub(crate) pins: Vec<ScopePolicy>,
+    pub(crate) coverage: CoverageSettings,
 }
 
 impl Options {
@@ -49,6 +51,7 @@ pub(crate) struct Parts {
     pub(crate) gates: Gates,
     pub(crate) cost: Cost,
     pub(crate) presence: Presence,
+    pub(crate) coverage: Coverage,
     pub(crate) contracts: Contracts,
     pub(crate) options: Options,
 }
@@ -94,6 +97,8 @@ impl Parts {
         let (at, on, under) = around();
         let presence = Presence::new(at, on, under, &options.presence);
         presence.load().await?;
+        let coverage = Coverage::new(store.clone(), audit.clone(), options.coverage);
+        coverage.load().await;
         let contracts = Contracts::new(
             store.clone(),
             Around {
@@ -120,6 +125,7 @@ impl Parts {
             gates,
             cost,
             presence,
+            coverage,
             contracts,
             options,
         })
@@ -132,6 +138,7 @@ impl Parts {
         self.gates.shutdown().await;
         self.cost.shutdown().await;
         self.presence.shutdown().await;
+        self.coverage.shutdown().await;
         self.halt.shutdown().await;
         self.audit.shutdown().await;
     }

@@ -364,6 +364,14 @@ impl Audit {
             .unwrap_or_else(|| keys.derive(store.tenant(), purpose))
     }
 
+    /// The tenant's keys for `purpose`, under every secret that is here: for what was stored under an
+    /// earlier one.
+    pub(crate) fn derive_each(&self, purpose: Purpose) -> Vec<MacKey> {
+        let (store, keys) = &*self.shared;
+        let under = |key_id| keys.derive_under(key_id, store.tenant(), purpose);
+        keys.key_ids().filter_map(under).collect()
+    }
+
     /// Verifies every entry of the tenant: [`verify`](Self::verify) of [`Scope::All`].
     ///
     /// # Errors

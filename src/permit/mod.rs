@@ -56,6 +56,7 @@ impl Governance {
     ///
     /// Cancel safe: what was reserved for a call that never got its permit is released.
     pub async fn authorize(&self, call: &Call) -> Result<Permit, Refusal> {
+        self.coverage().meet_call();
         let id = CallId::new();
         let parts = call.parts().map_err(|invalid| {
             Refusal::new(Gate::Call, ErrorKind::Misuse, invalid, "correct the call")

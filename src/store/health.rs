@@ -35,6 +35,9 @@ const TABLES: &[&str] = &[
     "halt_resumptions",
     "halt_epochs",
     "presence",
+    "coverage_clients",
+    "coverage_calls",
+    "coverage_writers",
 ];
 
 /// Every trigger that must be there and enabled.

@@ -29,6 +29,7 @@ const TABLES: &[&str] = &[
     "archives",
     "archive_ranges",
     "archive_links",
+    "loop_windows",
 ];
 
 /// Every trigger that must be there and enabled.

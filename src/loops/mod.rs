@@ -38,6 +38,7 @@ mod error;
 mod evidence;
 mod fingerprint;
 mod model;
+mod registry;
 mod ring;
 mod rules;
 mod sharing;
@@ -48,15 +49,14 @@ mod windows;
 mod tests;
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use serde::Serialize;
 
 pub use engine::Pattern;
 pub use error::{InvalidLoopPolicy, LoopError};
 pub use model::{LoopAction, LoopPolicy, Poller, WhenAway};
+pub use registry::LoopStatus;
 pub(crate) use windows::Mark;
 
 use self::fingerprint::Fingerprint;
@@ -68,8 +68,8 @@ use crate::audit::{Audit, sha256};
 use crate::call::{Action, Call, Parts, Principal};
 use crate::canon::canonical_arguments;
 use crate::halt::Halt;
-use crate::ids::{AgentId, ToolName};
-use crate::store::{Store, StoreError};
+use crate::ids::ToolName;
+use crate::store::{Policies, PolicyWatch, Store, StoreError};
 use crate::time::Timestamp;
 
 /// Loop detection: agents that go round in circles. Cheap to clone; every clone is the same.
@@ -87,6 +87,7 @@ struct Shared {
     windows: Arc<Windows>,
     sharing: Arc<Sharing>,
     stop: OnceLock<Stop>,
+    stored: PolicyWatch<rules::Read>,
 }
 
 /// Asks the halt switch to stop an agent, in the background.
@@ -107,12 +108,17 @@ impl Loops {
 
     fn with_capacity(store: Store, audit: Audit, halt: Halt, capacity: usize) -> Self {
         let sharing = Sharing::new(LoopStore::new(store.clone()), audit.clone());
+        let rules: Arc<Rules> = Arc::default();
+        let applied = Arc::clone(&rules);
+        let stored = Policies::new(store.clone(), "loops");
+        let stored = stored.watch(rules::read, move |changes| applied.apply(changes));
         Self {
             shared: Arc::new(Shared {
                 store,
                 audit,
                 halt,
-                rules: Arc::default(),
+                rules,
+                stored,
                 windows: Arc::new(Windows::new(capacity)),
                 sharing: Arc::new(sharing),
                 stop: OnceLock::new(),
@@ -130,9 +136,8 @@ impl Loops {
     }
 
     /// Reads what is stored, and begins to hear of changes.
-    #[expect(clippy::unused_async, reason = "laid before it is used")]
     pub(crate) async fn load(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.shared.stored.start().await
     }
 
     /// Completes what was handed to the background: what was seen of shared sessions is written.
@@ -318,44 +323,6 @@ impl Loops {
             }
         }
     }
-
-    /// Puts a policy in force, in this process only, in place of the one that the same agent had from
-    /// here. Where there is also a stored one, both apply: what either calls a loop is one, and
-    /// the stricter action is taken.
-    ///
-    /// # Errors
-    ///
-    /// [`LoopError::Policy`] names the setting that cannot be.
-    pub fn pin(&self, policy: &LoopPolicy) -> Result<(), LoopError> {
-        Ok(self.shared.rules.pin(|layer| layer.set(policy))?)
-    }
-
-    /// Takes back what was [pinned](Self::pin) for `agent`, or for any agent; says whether there was
-    /// something. What is stored stays in force.
-    pub fn unpin(&self, agent: Option<&AgentId>) -> bool {
-        self.shared.rules.pin(|layer| layer.remove(agent))
-    }
-
-    /// What is in force, and what is known.
-    #[must_use]
-    pub fn status(&self) -> LoopStatus {
-        let Shared {
-            rules,
-            windows,
-            sharing,
-            ..
-        } = &*self.shared;
-        let (pinned, stored) = rules.count();
-        LoopStatus {
-            pinned,
-            stored,
-            sessions: windows.len(),
-            capacity: windows.capacity(),
-            crowded: windows.crowded(),
-            sharing_away: sharing.away.load(Ordering::Relaxed),
-            unreadable: sharing.unreadable.load(Ordering::Relaxed),
-        }
-    }
 }
 
 fn parts<'c>(who: &'c Principal, action: &'c Action, args: &'c str) -> Parts<'c> {
@@ -424,25 +391,4 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.0.reason(), self.0.remedy())
     }
-}
-
-/// What is in force, and what is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LoopStatus {
-    /// Policies that this process pinned.
-    pub pinned: usize,
-    /// Policies that are stored.
-    pub stored: usize,
-    /// Sessions that are remembered.
-    pub sessions: usize,
-    /// How many there can be at once.
-    pub capacity: usize,
-    /// How often a session in which calls had come back had to give way to another, because
-    /// there were none without: loops may have gone unseen.
-    pub crowded: u64,
-    /// Whether the database could not be asked about shared sessions the last time.
-    pub sharing_away: bool,
-    /// Stored windows that were not as they were written. They are not counted.
-    pub unreadable: u64,
 }

@@ -1,6 +1,6 @@
 //! Which policies apply to an agent: those pinned in the code of this process and those stored, both.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,10 @@ use super::error::InvalidLoopPolicy;
 use super::model::{LoopPolicy, Rule, WhenAway};
 use super::windows::Both;
 use crate::ids::AgentId;
+use crate::store::{PolicyChanges, PolicyRow};
+
+/// The name of the policy for any agent, which is no agent's.
+const ANY: &str = "*";
 
 /// The rules of one layer.
 #[derive(Clone, Debug, Default)]
@@ -17,9 +21,72 @@ pub(super) struct Layer {
     of: HashMap<AgentId, Arc<Rule>, RandomState>,
     /// For agents that have none of their own.
     others: Option<Arc<Rule>>,
+    /// The names of stored policies that cannot be read.
+    broken: BTreeSet<String>,
+}
+
+/// A stored policy, as it was read.
+#[derive(Debug)]
+pub(super) struct Read {
+    name: String,
+    /// `None`: it was removed.
+    policy: Option<Result<LoopPolicy, InvalidLoopPolicy>>,
+}
+
+/// Under which name a policy is stored.
+pub(super) fn name_of(agent: Option<&AgentId>) -> String {
+    agent.map_or(ANY, |agent| agent.as_str()).to_owned()
+}
+
+pub(super) fn read(row: PolicyRow) -> Read {
+    let named = |policy: LoopPolicy| {
+        // Under another name it would be another agent's.
+        let right = name_of(policy.agent()) == row.name;
+        right.then_some(policy).ok_or(InvalidLoopPolicy {
+            field: "agent",
+            problem: "is not the one that the policy is stored for; register it again",
+        })
+    };
+    let policy = row
+        .document
+        .map(|text| LoopPolicy::from_document(&text).and_then(named));
+    Read {
+        name: row.name,
+        policy,
+    }
 }
 
 impl Layer {
+    fn apply(&mut self, Read { name, policy }: Read) {
+        self.broken.remove(&name);
+        let agent = AgentId::parse(&name).ok();
+        if agent.is_none() && name != ANY {
+            tracing::error!("a stored loop policy has an agent id that is none");
+            return;
+        }
+        let error = match policy {
+            None => {
+                self.remove(agent.as_ref());
+                return;
+            }
+            Some(Ok(policy)) => match self.set(&policy) {
+                Ok(()) => return,
+                Err(error) => error,
+            },
+            Some(Err(error)) => error,
+        };
+        let known = agent.as_ref().map_or(self.others.is_some(), |agent| {
+            self.of.contains_key(agent.as_str())
+        });
+        tracing::error!(agent = name, %error, known, "a stored loop policy cannot be read; its last good version applies, or else the defaults");
+        if !known {
+            // What an operator wrote is not known: the defaults, which refuse.
+            let stand_in = agent.map_or_else(LoopPolicy::for_any_agent, LoopPolicy::new);
+            let _ = self.set(&stand_in);
+        }
+        self.broken.insert(name);
+    }
+
     pub(super) fn set(&mut self, policy: &LoopPolicy) -> Result<(), InvalidLoopPolicy> {
         let rule = Arc::new(policy.compile()?);
         match policy.agent() {
@@ -85,9 +152,28 @@ impl Rules {
         answer.unwrap_or_else(|| change(&mut Layer::default()))
     }
 
-    /// Replaces everything that is stored, at once.
-    pub(super) fn replace_stored(&self, layer: Layer) {
+    /// Takes into force what changed of what is stored, at once. One writer at a time: the watch.
+    pub(super) fn apply(&self, changes: PolicyChanges<Read>) {
+        let before = self.stored.load();
+        let mut layer = Layer::clone(&before);
+        if changes.whole {
+            // What is gone goes; a broken one that is still there keeps its last good version.
+            let there: BTreeSet<&str> = changes.rows.iter().map(|row| row.name.as_str()).collect();
+            layer.of.retain(|agent, _| there.contains(agent.as_str()));
+            layer.broken.retain(|name| there.contains(name.as_str()));
+            if !there.contains(ANY) {
+                layer.others = None;
+            }
+        }
+        for row in changes.rows {
+            layer.apply(row);
+        }
         self.stored.store(Arc::new(layer));
+    }
+
+    /// The names of stored policies that cannot be read.
+    pub(super) fn broken(&self) -> Vec<String> {
+        self.stored.load().broken.iter().cloned().collect()
     }
 
     /// How many policies are in force: pinned, stored.

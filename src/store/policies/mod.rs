@@ -8,7 +8,7 @@
 //! | reachable | stored, in force here, and within a second everywhere | follows what is stored |
 //! | unreachable | fails | stays, and its age is known |
 
-#![cfg_attr(not(test), expect(dead_code, reason = "laid before it is used"))]
+
 
 #[cfg(test)]
 mod tests;

@@ -60,7 +60,8 @@ impl When {
 }
 
 fn of(about: &About, kind: Kind) -> AuditEvent {
-    let event = AuditEvent::system(Some(about.principal()), kind);
+    let event = AuditEvent::system(Some(about.principal()), kind)
+        .with("call_digest", hex::encode(about.digest));
     let event = match about.action() {
         Action::Tool(name) => event.with("tool", name.as_str()),
         Action::Model(name) => event.model(name),

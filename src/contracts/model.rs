@@ -375,16 +375,18 @@ pub struct About {
     resource: Option<String>,
     args: Option<String>,
     completed: Option<bool>,
+    pub(super) digest: [u8; 32],
 }
 
 impl About {
-    pub(super) fn of(parts: &Parts<'_>) -> Self {
+    pub(super) fn of(parts: &Parts<'_>, digest: &[u8; 32]) -> Self {
         Self {
             principal: parts.principal.clone(),
             action: parts.action.clone(),
             resource: parts.resource.map(str::to_owned),
             args: parts.args.map(str::to_owned),
             completed: None,
+            digest: *digest,
         }
     }
 

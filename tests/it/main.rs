@@ -24,6 +24,7 @@ mod checkpoints;
 mod cli;
 #[cfg(test)]
 mod common;
+mod contracts;
 mod cost;
 mod cost_kill;
 mod heads;
@@ -32,6 +33,7 @@ mod journal;
 mod journal_files;
 mod journal_processes;
 mod keys;
+mod loops;
 mod mutations;
 #[cfg(test)]
 mod openai;

@@ -8,11 +8,12 @@ use crate::audit::{
     Audit, AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker,
     Signing,
 };
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Module};
 use crate::governance::{Governance, Settings};
 use crate::ids::TenantId;
 use crate::parts::{Options, Parts};
-use crate::scope::ScopeError;
+use crate::posture::Unprotected;
+use crate::scope::{ScopeError, ScopePolicy};
 use crate::store::{Database, DatabaseError, SchemaError, Store, StoreError};
 use crate::time::{Clock, SystemClock};
 use crate::tlog::{LogError, LogKey};
@@ -149,6 +150,34 @@ impl GovernanceBuilder {
         self
     }
 
+    /// Puts a scope policy of this program's own in force, for the builder's tenant, before the handle is there
+    /// ([`Scope::pin`](crate::scope::Scope::pin)); call it once for each (none).
+    pub fn pin_scope(mut self, policy: ScopePolicy) -> Self {
+        self.options.pins.push(policy);
+        self
+    }
+
+    /// Switches a module off (all are on). It then refuses every call with
+    /// [`Disabled`](crate::Disabled), and [`authorize`](Governance::authorize) does not ask it. That
+    /// it is off is on record, and in [`posture`](Governance::posture).
+    ///
+    /// The halt switch and the audit trail cannot be switched off: see [`Module`].
+    pub fn without(mut self, module: Module) -> Self {
+        self.options.switches.switch_off(module);
+        self
+    }
+
+    /// Refuses to connect when something that should protect does not (off): no scope policy is in
+    /// force, or a stored one cannot be read; the journal has no place; the database's health is not
+    /// well: a missing trigger, a grant that lets this role change entries, a clock that is off. The
+    /// error names all of it. What was [switched off](Self::without) is not asked.
+    ///
+    /// Other tenants' handles are held to the same.
+    pub fn strict(mut self) -> Self {
+        self.settings.strict = true;
+        self
+    }
+
     /// Takes SIGTERM over: the handle drains, and then the process exits with status 143, as it
     /// would have by default (off: call [`Governance::shutdown`] from the host's own handler).
     pub fn drain_on_sigterm(mut self) -> Self {
@@ -167,16 +196,18 @@ impl GovernanceBuilder {
     ///   those given here.
     /// * [`ConnectError::Scope`] if the policies cannot be loaded.
     /// * [`ConnectError::Journal`] if calls are to be spooled, and the journal has no place.
+    /// * [`ConnectError::Unprotected`] if it is to be [strict](Self::strict), with what is missing.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing is written.
+    /// Cancel safe: nothing is written, but for the entries that say what is switched off and pinned.
     pub async fn connect(self) -> Result<Governance, ConnectError> {
         let store = Store::open(&self.database, self.tenant.clone(), self.clock).await?;
         self.database.check_pooler().await?;
         store.check_schema().await?;
         let parts = Parts::open(&store, &self.keys, self.options).await?;
         let gov = Governance::assemble(self.database, store, self.keys, parts, self.settings);
+        gov.hold_to_strict().await?;
         if self.drain_on_sigterm {
             gov.exit_on_sigterm()?;
         }
@@ -209,6 +240,9 @@ pub enum ConnectError {
     /// The tenant's name cannot be part of a log's.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What should protect does not, and the builder was told to be [strict](GovernanceBuilder::strict).
+    #[error(transparent)]
+    Unprotected(#[from] Unprotected),
     /// The operating system gave no handler for SIGTERM.
     #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
     Signal,
@@ -226,6 +260,7 @@ impl ConnectError {
             Self::Store(error) => error.kind(),
             Self::Journal(error) => error.kind(),
             Self::Log(error) => error.kind(),
+            Self::Unprotected(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,
         }
     }

@@ -3,6 +3,7 @@
 use crate::audit::AuditStats;
 use crate::audit::anchor::AnchorHealth;
 use crate::governance::Governance;
+use crate::scope::ScopeStatus;
 use crate::store::{StoreError, StoreHealth};
 
 impl Governance {
@@ -12,6 +13,7 @@ impl Governance {
             store: self.store().health().await,
             audit: self.audit().stats(),
             anchors: self.audit().anchor_health(),
+            scope: self.scope().status(),
         }
     }
 }
@@ -27,6 +29,8 @@ pub struct Health {
     pub audit: AuditStats,
     /// Where checkpoints are kept outside of the database, as the last look found it.
     pub anchors: Vec<AnchorHealth>,
+    /// The scope policies: which stored ones cannot be read, and since when none could be.
+    pub scope: ScopeStatus,
 }
 
 impl Health {
@@ -41,6 +45,7 @@ impl Health {
             && audit.quarantined == 0
             && audit.outbox_refused == 0
             && !audit.degraded
+            && self.scope.is_ok()
             && self.anchors.iter().all(AnchorHealth::is_ok)
     }
 }

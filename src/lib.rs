@@ -20,6 +20,7 @@ mod ids;
 mod money;
 mod parts;
 mod permit;
+mod posture;
 mod random;
 mod secret;
 mod time;
@@ -42,7 +43,7 @@ pub mod tlog;
 pub use audit::AuditKeys;
 pub use builder::{ConnectError, GovernanceBuilder};
 pub use call::{Action, Call, InvalidCall, Principal};
-pub use error::{ErrorKind, Gate, Refusal};
+pub use error::{Disabled, ErrorKind, Gate, Module, Refusal};
 pub use governance::Governance;
 pub use health::Health;
 pub use ids::{
@@ -51,6 +52,7 @@ pub use ids::{
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};
+pub use posture::{GatePosture, Loaded, Posture, StoreAway, Unprotected};
 pub use secret::{MIN_SECRET_BYTES, Secret, WeakSecret};
 pub use store::Database;
 pub use time::{Clock, InvalidTimestamp, ManualClock, SystemClock, Timestamp, UtcDay};

@@ -1,15 +1,16 @@
 //! The modules of one tenant, put together.
 
-use crate::audit::{Anchors, Audit, AuditKeys, AuditOptions, Signing};
+use crate::audit::{Anchors, Audit, AuditEvent, AuditKeys, AuditOptions, Kind, Signing};
 use crate::builder::ConnectError;
 use crate::contracts::{Around, Contracts};
 use crate::cost::{Cost, CostSettings};
+use crate::error::{Module, Switches};
 use crate::gates::Gates;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::TenantId;
 use crate::loops::Loops;
 use crate::presence::Presence;
-use crate::scope::Scope;
+use crate::scope::{Scope, ScopePolicy};
 use crate::store::Store;
 use crate::tlog::LogError;
 
@@ -20,6 +21,9 @@ pub(crate) struct Options {
     pub(crate) signing: Signing,
     pub(crate) halt: HaltSettings,
     pub(crate) cost: CostSettings,
+    pub(crate) switches: Switches,
+    /// Scope policies of the program's own.
+    pub(crate) pins: Vec<ScopePolicy>,
 }
 
 impl Options {
@@ -27,6 +31,8 @@ impl Options {
     pub(crate) fn for_tenant(&self, tenant: &TenantId) -> Result<Self, LogError> {
         Ok(Self {
             audit: self.audit.for_tenant(tenant)?,
+            // Another tenant's agent of the same name is another agent.
+            pins: Vec::new(),
             ..self.clone()
         })
     }
@@ -67,10 +73,15 @@ impl Parts {
         let around = || (store.clone(), audit.clone(), halt.clone());
 
         let (at, on, under) = around();
-        let scope = Scope::new(at, on, under);
+        let off = options.switches.disabled(Module::Scope);
+        let scope = Scope::new(at, on, under, off);
         scope.load().await?;
+        for pin in &options.pins {
+            scope.pin(pin.clone()).await?;
+        }
         let (at, on, under) = around();
-        let cost = Cost::new(at, on, under, options.cost.clone());
+        let off = options.switches.disabled(Module::Cost);
+        let cost = Cost::new(at, on, under, options.cost.clone()).switched(off);
         let (at, on, under) = around();
         let loops = Loops::new(at, on, under);
         loops.load().await?;
@@ -91,6 +102,13 @@ impl Parts {
             },
         );
         contracts.load().await?;
+        let off: Vec<&str> = options.switches.off().map(Module::as_str).collect();
+        if !off.is_empty() {
+            // On record before anything can go by without it.
+            tracing::warn!(?off, "these modules are switched off");
+            let event = AuditEvent::system(None, Kind::ConfigSnapshot).with("switched_off", off);
+            audit.append(event).await?;
+        }
         Ok(Self {
             audit,
             halt,

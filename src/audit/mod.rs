@@ -223,6 +223,11 @@ impl Audit {
         self.writer.prepare().await
     }
 
+    /// Makes sure that there can be a journal, whatever the mode.
+    pub(crate) async fn prepare_journal(&self) -> Result<(), JournalError> {
+        self.writer.prepare_journal().await
+    }
+
     /// Records `event`; never fails the host. The receipt says what became of it.
     ///
     /// Answers within the deadline of the [`Database`], even if the database hangs.

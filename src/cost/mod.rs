@@ -64,7 +64,7 @@ use self::settle::{Core, Ending, Job, Message, Pending};
 use self::store::{CostStore, Demand, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions, Receipt};
 use crate::call::Principal;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
 use crate::money::Usd;
@@ -76,6 +76,7 @@ use crate::usage::{Ceiling, CeilingAmount};
 #[derive(Clone)]
 pub struct Cost {
     inner: Arc<Inner>,
+    off: Option<Disabled>,
 }
 
 struct Inner {
@@ -105,7 +106,14 @@ impl Cost {
         tokio::task::spawn_blocking(Prices::warm);
         Self {
             inner: Arc::new(Inner { core, queue, stop }),
+            off: None,
         }
+    }
+
+    /// The same gate, switched `off`: it answers nothing else. What was reserved before is settled in
+    /// the background all the same.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
     }
 
     /// The cost gate alone, for a program that needs no other gate, and for tests.
@@ -141,8 +149,8 @@ impl Cost {
     ///
     /// It is registered or not, as a whole.
     pub async fn register(&self, budget: Budget) -> Result<(), CostError> {
+        let core = self.on()?;
         let name = budget.validate()?;
-        let core = self.core();
         let outcome = core.store.upsert_budget(&name, &budget).await?;
         if matches!(outcome, Registered::NameTaken) {
             return Err(CostError::InvalidBudget {
@@ -167,7 +175,7 @@ impl Cost {
     ///
     /// It is removed or not, as a whole.
     pub async fn remove(&self, name: &BudgetName) -> Result<bool, CostError> {
-        let Some(agent) = self.core().store.delete_budget(name).await? else {
+        let Some(agent) = self.on()?.store.delete_budget(name).await? else {
             return Ok(false);
         };
         let who = Principal::agent(agent);
@@ -181,7 +189,7 @@ impl Cost {
     ///
     /// [`CostError::Store`] if they could not be read.
     pub async fn budgets(&self) -> Result<Vec<Budget>, CostError> {
-        Ok(self.core().store.list_budgets().await?)
+        Ok(self.on()?.store.list_budgets().await?)
     }
 
     /// The name that people know for [`reserve`](Self::reserve). It takes the ceiling: a check that
@@ -207,6 +215,7 @@ impl Cost {
     ///
     /// # Errors
     ///
+    /// * [`CostError::Disabled`] if the host switched the gate off.
     /// * [`CostError::Halted`] if the agent is halted.
     /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
     /// * [`CostError::SessionTooLong`] if a budget does not let the session last so long.
@@ -243,7 +252,7 @@ impl Cost {
         ceiling: Ceiling,
         call: Option<CallId>,
     ) -> Result<Reservation, CostError> {
-        let core = self.core();
+        let core = self.on()?;
         core.halt.check(who)?;
         let split = engine::split(&ceiling)?;
         let at = core.store.now();
@@ -340,8 +349,9 @@ impl Cost {
     }
 
     async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
+        let core = self.on()?;
         ending.validate()?;
-        let Some(stored) = self.core().store.fetch_reservation(id).await? else {
+        let Some(stored) = core.store.fetch_reservation(id).await? else {
             return Err(CostError::NoReservation { id });
         };
         let held = Held {
@@ -367,7 +377,7 @@ impl Cost {
     ///
     /// [`CostError::Store`] if it could not be read.
     pub async fn snapshot(&self, who: &Principal) -> Result<Snapshot, CostError> {
-        let store = &self.core().store;
+        let store = &self.on()?.store;
         let windows = store.list_windows(who).await?;
         let spent = store.list_by_model(who, &windows).await?;
         Ok(Snapshot::assemble(windows, &spent))
@@ -384,7 +394,7 @@ impl Cost {
     ///
     /// Cancel safe, but the entries of the last batch may be missing from the audit trail.
     pub async fn sweep(&self) -> Result<u64, CostError> {
-        Ok(sweep::once(self.core()).await?)
+        Ok(sweep::once(self.on()?).await?)
     }
 
     /// Completes what was handed to the background, and stops the sweeper. What the store does not
@@ -400,6 +410,20 @@ impl Cost {
         if self.core().kept.load(Ordering::Relaxed) {
             let _ = self.core().audit.drain().await;
         }
+    }
+
+    /// Whether the host left the gate on.
+    pub(crate) fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    fn on(&self) -> Result<&Core, Disabled> {
+        self.off.map_or(Ok(self.core()), Err)
+    }
+
+    /// Whether calls are let through when their budget cannot be asked.
+    pub(crate) fn fails_open(&self) -> bool {
+        self.core().settings.fail_open
     }
 
     fn core(&self) -> &Core {

@@ -13,7 +13,6 @@ const TABLES: &[&str] = &[
     "entries",
     "outbox",
     "keyring",
-    "scope_policies",
     "policies",
     "policy_revisions",
     "policy_history",

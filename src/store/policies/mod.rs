@@ -8,8 +8,6 @@
 //! | reachable | stored, in force here, and within a second everywhere | follows what is stored |
 //! | unreachable | fails | stays, and its age is known |
 
-
-
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -38,6 +38,7 @@ const TABLES: &[&str] = &[
     "coverage_clients",
     "coverage_calls",
     "coverage_writers",
+    "loop_windows",
 ];
 
 /// Every trigger that must be there and enabled.

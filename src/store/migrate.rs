@@ -46,6 +46,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(11, "0011_halt", oldest_compatible: 11),
     step!(12, "0012_presence", oldest_compatible: 11),
     step!(13, "0013_coverage", oldest_compatible: 11),
+    step!(14, "0014_loops", oldest_compatible: 11),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at

@@ -49,7 +49,9 @@ fn principal(family: &[(u8, u8)]) -> Principal {
     let (a, s) = *oldest_first.next().unwrap();
     let first = Principal::agent(agent(a)).session(session(s));
     oldest_first.fold(first, |parent, (a, s)| {
-        Principal::agent(agent(*a)).session(session(*s)).child_of(&parent)
+        Principal::agent(agent(*a))
+            .session(session(*s))
+            .child_of(&parent)
     })
 }
 
@@ -106,7 +108,10 @@ fn what_a_model_is_told_holds_neither_who_nor_why() {
         (Target::Everything, "all agents are halted"),
         (Target::Tenant, "all agents are halted"),
         (Target::Agent(agent(1)), "the agent is halted"),
-        (Target::Session(agent(1), session(1)), "the session is halted"),
+        (
+            Target::Session(agent(1), session(1)),
+            "the session is halted",
+        ),
     ] {
         let known = Known::new([order(target.clone())].iter());
         let who = Principal::agent(agent(1)).session(session(1));

@@ -42,9 +42,7 @@ use tokio::sync::{Mutex as Turn, watch};
 use tokio::task::JoinHandle;
 
 pub use error::PresenceError;
-pub use model::{
-    Cursor, Filter, Operators, Page, PresenceSettings, PresenceStats, Seen, State,
-};
+pub use model::{Cursor, Filter, Operators, Page, PresenceSettings, PresenceStats, Seen, State};
 
 use self::beats::Beats;
 use self::model::{MAX_METADATA, Status};

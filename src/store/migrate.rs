@@ -141,14 +141,14 @@ impl<'d> Migration<'d> {
             .map_err(during("lock the migrations"))?;
         let applied = apply_missing(&mut tx).await?;
         let app = self.app_role.as_deref();
-        // An operator has all that the application has.
-        if let Some(operator) = self.operator_role.as_deref() {
-            grant(&mut tx, Some(operator), None, Some(operator)).await?;
-        }
         if app.is_some() || self.archivist_role.is_some() {
             grant(&mut tx, app, self.archivist_role.as_deref(), None).await?;
-            keep_apart(&mut tx, app).await?;
         }
+        if let Some(operator) = self.operator_role.as_deref() {
+            // An operator has all that the application has.
+            grant(&mut tx, Some(operator), None, Some(operator)).await?;
+        }
+        keep_apart(&mut tx, app).await?;
         tx.commit().await.map_err(during("commit the migration"))?;
         schema::check(&pool).await?;
         Ok(Migrated {

@@ -57,4 +57,5 @@ mod signed_ways;
 mod statements;
 mod store;
 mod trail;
+mod verify_pace;
 mod verify_report;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::audit::anchor::Anchor;
 use crate::audit::{
-    Audit, AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker,
-    Signing,
+    AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker, Signing,
 };
 use crate::error::{ErrorKind, Module};
 use crate::governance::{Governance, Settings};
@@ -106,7 +105,7 @@ impl GovernanceBuilder {
     /// Makes checkpoints of the trail in the background, signed by `key` (off).
     ///
     /// The key need not be here: a process that the agents cannot read, with the same database and
-    /// audit secret, can do it instead, or call [`Audit::checkpoint`]. Other tenants' handles sign
+    /// audit secret, can do it instead, or call [`Audit::checkpoint`](crate::audit::Audit::checkpoint). Other tenants' handles sign
     /// under [`LogKey::for_tenant`]. Keep the notes outside of the database.
     pub fn checkpoints(mut self, key: LogKey, every: CheckpointEvery) -> Self {
         self.options.audit.checkpoints = Some(Maker { key, every });

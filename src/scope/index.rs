@@ -119,15 +119,12 @@ impl Index {
                 Found::Broken(error) => {
                     let last = shard.get(agent.as_str()).or(before.get(agent.as_str()));
                     let kept = last.map_or(Stored::Broken, Stored::last_good);
-                    let fault = match kept {
-                        Stored::Broken => {
-                            tracing::error!(%agent, %error, "a stored scope policy cannot be read: the agent is denied everything");
-                            Fault::Denied
-                        }
-                        _ => {
-                            tracing::error!(%agent, %error, "a stored scope policy cannot be read: the last good version stays in force");
-                            Fault::Kept
-                        }
+                    let fault = if kept.policy().is_some() {
+                        tracing::error!(%agent, %error, "a stored scope policy cannot be read: the last good version stays in force");
+                        Fault::Kept
+                    } else {
+                        tracing::error!(%agent, %error, "a stored scope policy cannot be read: the agent is denied everything");
+                        Fault::Denied
                     };
                     broken.insert(agent.clone(), fault);
                     kept

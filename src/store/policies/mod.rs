@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgConnection;
 use tokio::sync::Mutex;
-pub(crate) use watch::{PolicyChanges, PolicyWatch, PolicyWatchStatus};
+pub(crate) use watch::{PolicyChanges, PolicyWatch};
 
 use super::{InStore as _, Store, StoreError, Topic};
 

@@ -99,6 +99,10 @@ impl<T: Send + 'static> PolicyWatch<T> {
     }
 
     /// Takes into force what changed, now.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for whoever cannot wait a second")
+    )]
     pub(crate) async fn look(&self) -> Result<(), StoreError> {
         self.shared.look(false).await
     }
@@ -176,8 +180,8 @@ impl<T> Shared<T> {
         if stored == seen && !whole {
             return Ok(None);
         }
-        let lost = stored < seen;
-        if lost {
+        let restored = stored < seen;
+        if restored {
             let module = self.policies.module;
             tracing::error!(
                 module,
@@ -186,7 +190,7 @@ impl<T> Shared<T> {
                 "the stored policies are older than those in force, as after a restore: they are in force now"
             );
         }
-        let whole = whole || lost;
+        let whole = whole || restored;
         // No name is empty: this is all of the first revision that was not seen.
         let (mut from, mut after) = (if whole { 0 } else { seen + 1 }, String::new());
         // Every revision up to `stored` is visible to what is read now.

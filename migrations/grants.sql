@@ -1,4 +1,4 @@
--- What the application's role may do, and the archivist's. Run by `migrate` with the role's name in a setting, so that
+-- What the application's role may do, the operators', and the archivist's. Run by `migrate` with the role's name in a setting, so that
 -- %I quotes it; idempotent. Not a numbered migration: it is run whenever a role is named.
 DO $$
 DECLARE
@@ -28,16 +28,44 @@ BEGIN
     -- What was published outside of the database.
     EXECUTE format('REVOKE ALL ON portcullis.anchor_receipts FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.anchor_receipts TO %I', app);
-    -- Policies and budgets.
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
+    -- Policies: where an operator has a role of its own, the application reads them and changes none. What was in force
+    -- before is kept by a trigger, and changed by nobody.
+    EXECUTE format('REVOKE ALL ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history FROM %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history TO %I', app);
+    IF nullif(current_setting('portcullis.operator_role', true), '') IS NULL THEN
+        EXECUTE format('GRANT INSERT, UPDATE ON portcullis.policies, portcullis.policy_revisions TO %I', app);
+    END IF;
+    -- Budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);
     EXECUTE format('REVOKE ALL ON portcullis.budget_raises FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.budget_raises TO %I', app);
+    -- Which clients are wrapped, and how many calls they made; only the marks of writers that are gone are removed.
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.coverage_clients, portcullis.coverage_calls TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.coverage_writers TO %I', app);
     -- Retention: read, for verification; a legal hold may be set by anybody, and not released.
     EXECUTE format('REVOKE ALL ON portcullis.retention_policies, portcullis.legal_holds, portcullis.retention_guards, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.retention_policies, portcullis.legal_holds, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', app);
     EXECUTE format('GRANT INSERT ON portcullis.legal_holds TO %I', app);
+    -- The halt switch: anybody may halt, and nobody but an operator resumes. The epochs are a trigger's business.
+    EXECUTE format('REVOKE ALL ON portcullis.halts, portcullis.halt_resumptions, portcullis.halt_epochs FROM %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.halts, portcullis.halt_resumptions, portcullis.halt_epochs TO %I', app);
+    EXECUTE format('GRANT INSERT ON portcullis.halts TO %I', app);
+    -- Who is there: a trigger lets a session take its steps, and keeps who operates it.
+    EXECUTE format('REVOKE ALL ON portcullis.presence FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.presence TO %I', app);
+END
+$$;
+
+-- Operators: what the application has (the block above, run for them), and to resume.
+DO $$
+DECLARE
+    operator text := nullif(current_setting('portcullis.operator_role', true), '');
+BEGIN
+    IF operator IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT INSERT ON portcullis.halt_resumptions TO %I', operator);
 END
 $$;
 

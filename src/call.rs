@@ -251,6 +251,12 @@ impl Call {
         })
     }
 
+    /// Whether the caller declared what the call may cost at most, and so counts on its being held to
+    /// it.
+    pub(crate) const fn declares_ceiling(&self) -> bool {
+        self.ceiling.is_some()
+    }
+
     /// The ceiling to reserve: the declared one, or tokens in and out, with `default_output` where
     /// the output was not declared. `Ok(None)`: a tool that costs nothing.
     pub(crate) fn reserved(

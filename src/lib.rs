@@ -20,6 +20,7 @@ mod ids;
 mod money;
 mod parts;
 mod permit;
+mod posture;
 mod random;
 mod secret;
 mod time;
@@ -27,8 +28,11 @@ mod usage;
 
 pub mod adapters;
 pub mod audit;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 pub mod contracts;
 pub mod cost;
+pub mod coverage;
 pub mod gates;
 pub mod halt;
 pub mod loops;
@@ -42,7 +46,7 @@ pub mod tlog;
 pub use audit::AuditKeys;
 pub use builder::{ConnectError, GovernanceBuilder};
 pub use call::{Action, Call, InvalidCall, Principal};
-pub use error::{ErrorKind, Gate, Refusal};
+pub use error::{Disabled, ErrorKind, Gate, Module, Refusal};
 pub use governance::Governance;
 pub use health::Health;
 pub use ids::{
@@ -51,6 +55,7 @@ pub use ids::{
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};
+pub use posture::{GatePosture, Loaded, Posture, StoreAway, Unprotected};
 pub use secret::{MIN_SECRET_BYTES, Secret, WeakSecret};
 pub use store::Database;
 pub use time::{Clock, InvalidTimestamp, ManualClock, SystemClock, Timestamp, UtcDay};

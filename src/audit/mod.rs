@@ -223,6 +223,11 @@ impl Audit {
         self.writer.prepare().await
     }
 
+    /// Makes sure that there can be a journal, whatever the mode.
+    pub(crate) async fn prepare_journal(&self) -> Result<(), JournalError> {
+        self.writer.prepare_journal().await
+    }
+
     /// Records `event`; never fails the host. The receipt says what became of it.
     ///
     /// Answers within the deadline of the [`Database`], even if the database hangs.
@@ -357,6 +362,14 @@ impl Audit {
         let (store, keys) = &*self.shared;
         keys.derive_under(self.writer.key_id(), store.tenant(), purpose)
             .unwrap_or_else(|| keys.derive(store.tenant(), purpose))
+    }
+
+    /// The tenant's keys for `purpose`, under every secret that is here: for what was stored under an
+    /// earlier one.
+    pub(crate) fn derive_each(&self, purpose: Purpose) -> Vec<MacKey> {
+        let (store, keys) = &*self.shared;
+        let under = |key_id| keys.derive_under(key_id, store.tenant(), purpose);
+        keys.key_ids().filter_map(under).collect()
     }
 
     /// Verifies every entry of the tenant: [`verify`](Self::verify) of [`Scope::All`].

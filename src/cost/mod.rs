@@ -50,6 +50,7 @@ mod snapshot;
 mod state;
 mod store;
 mod sweep;
+mod take;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -79,7 +80,7 @@ use self::settle::{Core, Ending, Job, Message, Pending};
 use self::store::{CostStore, Demand, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
 use crate::money::Usd;
@@ -91,6 +92,7 @@ use crate::usage::{Ceiling, CeilingAmount};
 #[derive(Clone)]
 pub struct Cost {
     inner: Arc<Inner>,
+    off: Option<Disabled>,
 }
 
 struct Inner {
@@ -142,7 +144,14 @@ impl Cost {
         tokio::task::spawn_blocking(Prices::warm);
         Self {
             inner: Arc::new(Inner { core, queue, stop }),
+            off: None,
         }
+    }
+
+    /// The same gate, switched `off`: it answers nothing else. What was reserved before is settled in
+    /// the background all the same.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
     }
 
     /// The cost gate alone, for a program that needs no other gate, and for tests.
@@ -178,8 +187,8 @@ impl Cost {
     ///
     /// It is registered or not, as a whole.
     pub async fn register(&self, budget: Budget) -> Result<(), CostError> {
+        let core = self.on()?;
         let name = budget.validate()?;
-        let core = self.core();
         let outcome = core.store.upsert_budget(&name, &budget).await?;
         if matches!(outcome, Registered::NameTaken) {
             return Err(CostError::InvalidBudget {
@@ -204,7 +213,7 @@ impl Cost {
     ///
     /// It is removed or not, as a whole.
     pub async fn remove(&self, name: &BudgetName) -> Result<bool, CostError> {
-        let Some(whose) = self.core().store.delete_budget(name).await? else {
+        let Some(whose) = self.on()?.store.delete_budget(name).await? else {
             return Ok(false);
         };
         self.log(record::removed(name, &whose)).await;
@@ -217,7 +226,7 @@ impl Cost {
     ///
     /// [`CostError::Store`] if they could not be read.
     pub async fn budgets(&self) -> Result<Vec<Budget>, CostError> {
-        Ok(self.core().store.list_budgets().await?)
+        Ok(self.on()?.store.list_budgets().await?)
     }
 
     /// The name that people know for [`reserve`](Self::reserve). It takes the ceiling: a check that
@@ -246,6 +255,7 @@ impl Cost {
     ///
     /// # Errors
     ///
+    /// * [`CostError::Disabled`] if the host switched the gate off.
     /// * [`CostError::Halted`] if the agent is halted.
     /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
     /// * [`CostError::NeedsApproval`] if the only budgets that have less left are such that ask.
@@ -275,69 +285,6 @@ impl Cost {
         call: CallId,
     ) -> Result<Reservation, CostError> {
         self.take(who, ceiling, Some(call)).await
-    }
-
-    async fn take(
-        &self,
-        who: &Principal,
-        ceiling: Ceiling,
-        call: Option<CallId>,
-    ) -> Result<Reservation, CostError> {
-        let core = self.core();
-        core.halt.check(who)?;
-        let split = engine::split(&ceiling)?;
-        let at = core.store.now();
-        let mut held = Held {
-            id: ReservationId::new(),
-            who: who.clone(),
-            model: ceiling.model.clone(),
-            provider: ceiling.provider.clone(),
-            at,
-            usd: self.price(&ceiling, at)?,
-            tokens: ceiling.total_tokens(),
-            call,
-            on_record: true,
-        };
-        let demand = Demand {
-            input: split.input,
-            output: split.output,
-            either: split.either,
-            ..settle::demand(&held)
-        };
-        let names_model = ceiling.model.is_some();
-        // Whether a statement without an answer took effect is not known: if so, it is undone.
-        let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
-        // Budgets that are leased are to be asked here first, from memory.
-        let limit = core.store.deadline();
-        match core.reserving.ask(demand, limit).await {
-            Ok(answer) if answer.admitted => {
-                doubt.disarm();
-                Ok(Reservation::new(self.clone(), held, ceiling))
-            }
-            Ok(answer) => {
-                doubt.disarm();
-                let error = engine::refusal(&answer, names_model, held.tokens)
-                    .unwrap_or(CostError::NoBudget);
-                self.log(record::refused(&held, &ceiling, &error)).await;
-                Err(error)
-            }
-            Err(error) => {
-                let away = error.kind() == ErrorKind::Unavailable;
-                let error = CostError::from(error);
-                let fail_open = core.settings.fail_open && away;
-                let event = record::check_failed(&held, &error, fail_open);
-                core.audit.log_detached(event);
-                if fail_open {
-                    doubt.disarm();
-                    held.on_record = false;
-                    return Ok(Reservation::new(self.clone(), held, ceiling));
-                }
-                if !away {
-                    doubt.disarm();
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Charges what a call really took whose reservation was dropped, perhaps by a process that is
@@ -384,8 +331,9 @@ impl Cost {
     }
 
     async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
+        let core = self.on()?;
         ending.validate()?;
-        let Some(stored) = self.core().store.fetch_reservation(id).await? else {
+        let Some(stored) = core.store.fetch_reservation(id).await? else {
             return Err(CostError::NoReservation { id });
         };
         let held = Held {
@@ -412,7 +360,7 @@ impl Cost {
     ///
     /// [`CostError::Store`] if it could not be read.
     pub async fn snapshot(&self, who: &Principal) -> Result<Snapshot, CostError> {
-        let store = &self.core().store;
+        let store = &self.on()?.store;
         let windows = store.list_windows(who).await?;
         let spent = store.list_by_model(&windows).await?;
         Ok(Snapshot::assemble(windows, &spent))
@@ -429,7 +377,7 @@ impl Cost {
     ///
     /// Cancel safe, but the entries of the last batch may be missing from the audit trail.
     pub async fn sweep(&self) -> Result<u64, CostError> {
-        Ok(sweep::once(self.core()).await?)
+        Ok(sweep::once(self.on()?).await?)
     }
 
     /// Completes what was handed to the background, and stops the sweeper. What the store does not
@@ -447,6 +395,20 @@ impl Cost {
         }
     }
 
+    /// Whether the host left the gate on.
+    pub(crate) fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    fn on(&self) -> Result<&Core, Disabled> {
+        self.off.map_or(Ok(self.core()), Err)
+    }
+
+    /// Whether calls are let through when their budget cannot be asked.
+    pub(crate) fn fails_open(&self) -> bool {
+        self.core().settings.fail_open
+    }
+
     fn core(&self) -> &Core {
         &self.inner.core
     }
@@ -462,22 +424,6 @@ impl Cost {
 
     async fn log(&self, event: AuditEvent) {
         self.core().log(event).await;
-    }
-
-    /// The ceiling's price; `None` if there is none, so that a budget's fallback price decides.
-    fn price(&self, ceiling: &Ceiling, at: Timestamp) -> Result<Option<Usd>, CostError> {
-        let model = match (ceiling.amount, &ceiling.model) {
-            (CeilingAmount::Usd(amount), _) => return Ok(Some(amount)),
-            (_, None) => return Ok(None),
-            (_, Some(model)) => model,
-        };
-        match self.core().settings.prices.of_ceiling(model, ceiling, at) {
-            Ok(price) => Ok(Some(price)),
-            Err(NoPrice::TooLarge) => Err(CostError::InvalidCeiling {
-                problem: "costs more than can be written; declare fewer tokens",
-            }),
-            Err(_) => Ok(None),
-        }
     }
 }
 

@@ -10,6 +10,10 @@
 //! | unreachable | goes on with the decision in the journal on the local disk, unless a budget must be asked | records the outcome there; the reserve stays charged until it can be settled |
 //! | the same, and the journal cannot be written | refuses: a decision that cannot be recorded is a no | says what could not be recorded |
 //!
+//! A gate that the host [switched off](crate::GovernanceBuilder::without) is not asked;
+//! [`Governance::posture`] says so, and so does the trail. A call that needs it is refused: one that
+//! declares a ceiling, where cost is off.
+//!
 //! ```no_run
 //! # async fn example(gov: portcullis::Governance, me: portcullis::Principal) -> Result<(), Box<dyn std::error::Error>> {
 //! use portcullis::{Call, Permit};
@@ -52,6 +56,7 @@ impl Governance {
     ///
     /// Cancel safe: what was reserved for a call that never got its permit is released.
     pub async fn authorize(&self, call: &Call) -> Result<Permit, Refusal> {
+        self.coverage().meet_call();
         let id = CallId::new();
         let parts = call.parts().map_err(|invalid| {
             Refusal::new(Gate::Call, ErrorKind::Misuse, invalid, "correct the call")
@@ -100,13 +105,20 @@ impl Governance {
             Action::Tool(name) => Target::Tool(name.as_str()),
             Action::Model(name) => Target::Model(name.as_str()),
         };
-        self.scope()
-            .decide(who, target)
-            .map_err(|error| by_scope(&error))?;
-        if let Some(url) = parts.api {
+        // A gate that the host switched off is not asked.
+        if self.scope().is_on() {
             self.scope()
-                .decide(who, Target::Api(url))
+                .decide(who, target)
                 .map_err(|error| by_scope(&error))?;
+            if let Some(url) = parts.api {
+                self.scope()
+                    .decide(who, Target::Api(url))
+                    .map_err(|error| by_scope(&error))?;
+            }
+        }
+        // Whoever declares a ceiling counts on it: without budgets it would hold nothing.
+        if !self.cost().is_on() && !call.declares_ceiling() {
+            return Ok(None);
         }
         let ceiling = call
             .reserved(self.settings().default_max_output)

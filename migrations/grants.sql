@@ -43,6 +43,8 @@ BEGIN
     -- Which clients are wrapped, and how many calls they made; only the marks of writers that are gone are removed.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.coverage_clients, portcullis.coverage_calls TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.coverage_writers TO %I', app);
+    -- What was seen of sessions that move between processes: each process its own rows.
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.loop_windows TO %I', app);
     -- Retention: read, for verification; a legal hold may be set by anybody, and not released.
     EXECUTE format('REVOKE ALL ON portcullis.retention_policies, portcullis.legal_holds, portcullis.retention_guards, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.retention_policies, portcullis.legal_holds, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', app);

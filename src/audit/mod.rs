@@ -77,7 +77,7 @@ pub use model::{AuditEvent, Committed, Entry, Evidence, Journalled, Receipt, Rec
 pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
 pub use rotate::{Rotated, Rotation};
 pub use verify::{
-    Assurance, AssuredRange, ChainReport, CompromisedKey, Exposure, Finding, FindingClass,
+    Assurance, AssuredRange, ChainReport, CompromisedKey, Exposure, Finding, FindingClass, Pace,
     Progress, Scope, Verdict, Verification, Verify,
 };
 pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};

@@ -33,12 +33,11 @@ struct Stored<'t> {
 }
 
 fn stored<'t>(store: &'t Store, target: &'t Target) -> Stored<'t> {
-    let (tenant, payload) = match target {
-        Target::Everything => (EVERY_TENANT, Topic::Halts.payload_for_all("-")),
-        _ => {
-            let tenant = store.tenant();
-            (tenant.as_str(), Topic::Halts.payload(tenant, "-"))
-        }
+    let ours = store.tenant();
+    let (tenant, payload) = if *target == Target::Everything {
+        (EVERY_TENANT, Topic::Halts.payload_for_all("-"))
+    } else {
+        (ours.as_str(), Topic::Halts.payload(ours, "-"))
     };
     Stored {
         tenant,
@@ -240,9 +239,10 @@ pub(super) async fn list_in_force(store: &Store) -> Result<Read, StoreError> {
         if row.7.is_some() {
             // No principal can have a name that is none, so nothing has to be denied; and nobody who may
             // insert a row shall keep the others from being read.
-            match order(row) {
-                Some(order) => read.orders.push(order),
-                None => tracing::error!("a stored halt is on a name that is none; it halts nobody"),
+            if let Some(order) = order(row) {
+                read.orders.push(order);
+            } else {
+                tracing::error!("a stored halt is on a name that is none; it halts nobody");
             }
         }
     }

@@ -37,7 +37,6 @@ pub use run::RunError;
 
 use crate::audit::Purpose;
 use crate::call::{Action, Call, Parts};
-use crate::canon::Fields;
 use crate::cost::{CostError, Reservation};
 use crate::error::{ErrorKind, Gate, Refusal};
 use crate::governance::Governance;
@@ -141,21 +140,7 @@ impl Governance {
 
     /// The keyed hash that binds a permit to its call: who, what, on what, with which arguments.
     fn digest(&self, parts: &Parts<'_>) -> [u8; 32] {
-        let who = parts.principal;
-        let mut fields = Fields::labelled("portcullis/call/v1");
-        fields
-            .present(who.agent_id().as_str().as_bytes())
-            .present(who.session_id().as_str().as_bytes())
-            .text(who.user_id().map(AsRef::as_ref))
-            .text(who.operator_id().map(AsRef::as_ref))
-            .text(who.parent().map(|parent| parent.agent_id().as_str()))
-            .text(who.parent().map(|parent| parent.session_id().as_str()))
-            .present(parts.action.kind().as_bytes())
-            .present(parts.action.name().as_bytes())
-            .text(parts.resource)
-            .text(parts.api)
-            .text(parts.provider)
-            .text(parts.args);
+        let fields = parts.fields();
         self.audit().derive(Purpose::Call).tag(&[fields.as_bytes()])
     }
 }

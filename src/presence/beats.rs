@@ -63,7 +63,7 @@ impl Beats {
             metadata,
             at: Instant::now(),
         };
-        self.put(&mut self.waiting(), key, next, |was, next| was.then(next));
+        self.put(&mut self.waiting(), key, next, Beat::then);
     }
 
     /// All that wait, for who writes them.

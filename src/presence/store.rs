@@ -41,8 +41,10 @@ type Row = (
 
 /// Writes the newest heartbeat of each session.
 //
-// One statement: whose heartbeat is the newest is decided by the row, which is locked, so that of two
-// processes that speak for one session the later one counts. In the order of the key, so that two
+// One statement: whose heartbeat is the newest is decided by the row, which is locked. Of one process
+// the later write counts, and its heartbeat may seem a moment older, for its age was taken here and the
+// time there; what waited out an outage is older by more than that second, and changes nothing that
+// another process said since. In the order of the key, so that two
 // batches wait for each other instead of deadlocking. A session that was closed stays as it is.
 pub(super) async fn upsert(store: &Store, beats: &[(Key, Beat)]) -> Result<(), StoreError> {
     let now = Instant::now();
@@ -71,12 +73,14 @@ pub(super) async fn upsert(store: &Store, beats: &[(Key, Beat)]) -> Result<(), S
               ORDER BY b.agent_id COLLATE \"C\", b.session_id COLLATE \"C\"
              ON CONFLICT (tenant_id, agent_id, session_id) DO UPDATE
                 SET operator_id = coalesce(p.operator_id, excluded.operator_id),
-                    status = CASE WHEN excluded.last_seen >= p.last_seen OR excluded.status = 'closed'
+                    status = CASE WHEN excluded.last_seen > p.last_seen - interval '1 second'
+                                    OR excluded.status = 'closed'
                                   THEN excluded.status ELSE p.status END,
-                    metadata = CASE WHEN excluded.last_seen >= p.last_seen AND excluded.metadata <> '{}'
+                    metadata = CASE WHEN excluded.last_seen > p.last_seen - interval '1 second'
+                                     AND excluded.metadata <> '{}'
                                     THEN excluded.metadata ELSE p.metadata END,
                     last_seen = greatest(p.last_seen, excluded.last_seen),
-                    unresponsive_at = CASE WHEN excluded.last_seen <= p.last_seen
+                    unresponsive_at = CASE WHEN excluded.last_seen <= p.last_seen - interval '1 second'
                                            THEN p.unresponsive_at END
               WHERE p.status <> 'closed'",
         )

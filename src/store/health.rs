@@ -39,6 +39,7 @@ const TABLES: &[&str] = &[
     "coverage_clients",
     "coverage_calls",
     "coverage_writers",
+    "loop_windows",
 ];
 
 /// Every trigger that must be there and enabled.

@@ -46,6 +46,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(11, "0011_halt", oldest_compatible: 11),
     step!(12, "0012_presence", oldest_compatible: 11),
     step!(13, "0013_coverage", oldest_compatible: 11),
+    step!(14, "0014_loops", oldest_compatible: 11),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at
@@ -140,14 +141,14 @@ impl<'d> Migration<'d> {
             .map_err(during("lock the migrations"))?;
         let applied = apply_missing(&mut tx).await?;
         let app = self.app_role.as_deref();
-        // An operator has all that the application has.
-        if let Some(operator) = self.operator_role.as_deref() {
-            grant(&mut tx, Some(operator), None, Some(operator)).await?;
-        }
         if app.is_some() || self.archivist_role.is_some() {
             grant(&mut tx, app, self.archivist_role.as_deref(), None).await?;
-            keep_apart(&mut tx, app).await?;
         }
+        if let Some(operator) = self.operator_role.as_deref() {
+            // An operator has all that the application has.
+            grant(&mut tx, Some(operator), None, Some(operator)).await?;
+        }
+        keep_apart(&mut tx, app).await?;
         tx.commit().await.map_err(during("commit the migration"))?;
         schema::check(&pool).await?;
         Ok(Migrated {

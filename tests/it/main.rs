@@ -25,6 +25,7 @@ mod checkpoints;
 mod cli;
 #[cfg(test)]
 mod common;
+mod contracts;
 mod cost;
 mod cost_kill;
 mod halt;
@@ -35,6 +36,7 @@ mod journal;
 mod journal_files;
 mod journal_processes;
 mod keys;
+mod loops;
 mod mutations;
 #[cfg(test)]
 mod openai;
@@ -55,4 +57,5 @@ mod signed_ways;
 mod statements;
 mod store;
 mod trail;
+mod verify_pace;
 mod verify_report;

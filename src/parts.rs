@@ -4,8 +4,8 @@ use crate::audit::{Anchors, Audit, AuditEvent, AuditKeys, AuditOptions, Kind, Si
 use crate::builder::ConnectError;
 use crate::contracts::{Around, Contracts};
 use crate::cost::{Cost, CostSettings};
-use crate::error::{Module, Switches};
 use crate::coverage::{Coverage, CoverageSettings};
+use crate::error::{Module, Switches};
 use crate::gates::Gates;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::TenantId;

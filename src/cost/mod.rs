@@ -32,19 +32,28 @@
 //! # }
 //! ```
 
+mod advice;
+mod amount;
 mod budget;
+mod combine;
+mod decide;
 mod engine;
 mod error;
 mod note;
 mod price;
+mod raise;
 mod record;
 mod reservation;
+mod settings;
 mod settle;
 mod snapshot;
+mod state;
 mod store;
 mod sweep;
+mod take;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,17 +61,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use budget::{Amount, Budget, CostSettings, Limits, Period, State, Tokens, Window};
-pub use error::CostError;
+pub use advice::Advice;
+pub use amount::{Amount, Calls, Tokens};
+pub use budget::{Budget, Limits, OnLimit};
+pub use error::{CostError, Raise};
 pub use price::{Price, Prices};
+pub use raise::TopUp;
 pub use reservation::{Reservation, Resolution, Settled, Spent};
+pub use settings::{CostSettings, Warning};
 pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
+pub use state::State;
+pub use window::{Period, Rolling, UtcMonth, Window};
 
+use self::combine::Queue;
 use self::price::NoPrice;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
 use self::store::{CostStore, Demand, Registered};
-use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions, Receipt};
+use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
 use crate::error::{Disabled, ErrorKind};
 use crate::halt::{Halt, HaltSettings};
@@ -89,17 +105,39 @@ struct Inner {
 impl Cost {
     /// A cost gate over `store`, with its background tasks. Must be called within a runtime.
     pub(crate) fn new(store: Store, audit: Audit, halt: Halt, settings: CostSettings) -> Self {
+        let (reserving, to_reserve) = Queue::new("reserve from a budget");
+        let (ending, to_end) = Queue::new("end a reservation");
         let core = Arc::new(Core {
             store: CostStore::new(store),
             audit,
             halt,
             settings,
+            reserving,
+            ending,
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         });
         core.audit.redeem(note::MODULE, note::taker(&core));
         let (queue, jobs) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        // Weak: they end when nobody can ask any more.
+        let (reserve, end) = (Arc::downgrade(&core), Arc::downgrade(&core));
+        tokio::spawn(combine::work(to_reserve, move |batch| {
+            let core = reserve.upgrade();
+            async move {
+                if let Some(core) = core {
+                    core.reserve(batch).await;
+                }
+            }
+        }));
+        tokio::spawn(combine::work(to_end, move |batch| {
+            let core = end.upgrade();
+            async move {
+                if let Some(core) = core {
+                    core.end(batch).await;
+                }
+            }
+        }));
         tokio::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
         tokio::spawn(sweep::watch(Arc::clone(&core), stopped));
         // Decoding the price list takes tens of milliseconds; the first call should not wait for it.
@@ -137,7 +175,7 @@ impl Cost {
 
     /// Puts `budget` in force, for every process at its next call, replacing the one of the same name.
     ///
-    /// Sessions and days that are open get the new limits. Where more is spent already, what is beyond
+    /// Windows that are open get the new limits. Where more is spent already, what is beyond
     /// counts as overrun, audited, and nothing is admitted until there is room.
     ///
     /// # Errors
@@ -155,7 +193,7 @@ impl Cost {
         if matches!(outcome, Registered::NameTaken) {
             return Err(CostError::InvalidBudget {
                 field: "name",
-                problem: "is that of another agent's budget; choose another, or remove that one",
+                problem: "is that of a budget for something else; choose another, or remove that one",
             });
         }
         for event in record::registered(&name, &budget, &outcome) {
@@ -165,7 +203,7 @@ impl Cost {
     }
 
     /// Takes the budget `name` out of force; says whether there was one. What was spent stays on
-    /// record. An agent whose last budget is removed may spend nothing.
+    /// record. An agent to whom no other budget allows anything may spend nothing.
     ///
     /// # Errors
     ///
@@ -175,11 +213,10 @@ impl Cost {
     ///
     /// It is removed or not, as a whole.
     pub async fn remove(&self, name: &BudgetName) -> Result<bool, CostError> {
-        let Some(agent) = self.on()?.store.delete_budget(name).await? else {
+        let Some(whose) = self.on()?.store.delete_budget(name).await? else {
             return Ok(false);
         };
-        let who = Principal::agent(agent);
-        self.log(record::removed(name, &who)).await;
+        self.log(record::removed(name, &whose)).await;
         Ok(true)
     }
 
@@ -210,16 +247,20 @@ impl Cost {
         self.reserve(who, ceiling).await
     }
 
-    /// Takes `ceiling`, the most the next call can cost, out of every budget of the agent, or out of
-    /// none.
+    /// Takes `ceiling`, the most the next call can cost, out of every budget that the call fits, or out
+    /// of none.
+    ///
+    /// Calls that come at the same time are decided together, by one statement, and each as if it were
+    /// alone.
     ///
     /// # Errors
     ///
     /// * [`CostError::Disabled`] if the host switched the gate off.
     /// * [`CostError::Halted`] if the agent is halted.
     /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
+    /// * [`CostError::NeedsApproval`] if the only budgets that have less left are such that ask.
     /// * [`CostError::SessionTooLong`] if a budget does not let the session last so long.
-    /// * [`CostError::NoBudget`] if the agent has none: no limit is not the same as no budget.
+    /// * [`CostError::NoBudget`] if none [allows](Budget) the call: no limit is not the same as no budget.
     /// * [`CostError::UnknownModel`] if nobody knows what the model costs.
     /// * [`CostError::Unpriced`] if a ceiling in tokens meets a budget in dollars without a price.
     /// * [`CostError::InvalidCeiling`] if the ceiling is nothing, less, or too large.
@@ -244,65 +285,6 @@ impl Cost {
         call: CallId,
     ) -> Result<Reservation, CostError> {
         self.take(who, ceiling, Some(call)).await
-    }
-
-    async fn take(
-        &self,
-        who: &Principal,
-        ceiling: Ceiling,
-        call: Option<CallId>,
-    ) -> Result<Reservation, CostError> {
-        let core = self.on()?;
-        core.halt.check(who)?;
-        let split = engine::split(&ceiling)?;
-        let at = core.store.now();
-        let mut held = Held {
-            id: ReservationId::new(),
-            who: who.clone(),
-            model: ceiling.model.clone(),
-            provider: ceiling.provider.clone(),
-            at,
-            usd: self.price(&ceiling, at)?,
-            tokens: ceiling.total_tokens(),
-            call,
-            on_record: true,
-        };
-        let demand = Demand {
-            input: split.input,
-            output: split.output,
-            either: split.either,
-            ..core.demand(&held)
-        };
-        // Whether a statement without an answer took effect is not known: if so, it is undone.
-        let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
-        match core.store.try_reserve(&demand).await {
-            Ok(answer) if answer.admitted => {
-                doubt.disarm();
-                Ok(Reservation::new(self.clone(), held, ceiling))
-            }
-            Ok(answer) => {
-                doubt.disarm();
-                let error = engine::refusal(&answer, ceiling.model.is_some(), demand.tokens);
-                self.log(record::refused(&held, &ceiling, &error)).await;
-                Err(error)
-            }
-            Err(error) => {
-                let away = error.kind() == ErrorKind::Unavailable;
-                let error = CostError::from(error);
-                let fail_open = core.settings.fail_open && away;
-                let event = record::check_failed(&held, &error, fail_open);
-                core.audit.log_detached(event);
-                if fail_open {
-                    doubt.disarm();
-                    held.on_record = false;
-                    return Ok(Reservation::new(self.clone(), held, ceiling));
-                }
-                if !away {
-                    doubt.disarm();
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Charges what a call really took whose reservation was dropped, perhaps by a process that is
@@ -368,7 +350,8 @@ impl Cost {
         Pending::new(self, Job::of(held, ending)).complete().await
     }
 
-    /// What is spent, held and left in the windows that a call of `who` would be charged to now.
+    /// What is spent, held and left in the windows that a call of `who` would be charged to now, those
+    /// of budgets for a model included, whichever it is.
     ///
     /// The costs by model are added up from the calls of the window: the longer it is, the longer
     /// this takes.
@@ -379,7 +362,7 @@ impl Cost {
     pub async fn snapshot(&self, who: &Principal) -> Result<Snapshot, CostError> {
         let store = &self.on()?.store;
         let windows = store.list_windows(who).await?;
-        let spent = store.list_by_model(who, &windows).await?;
+        let spent = store.list_by_model(&windows).await?;
         Ok(Snapshot::assemble(windows, &spent))
     }
 
@@ -440,25 +423,7 @@ impl Cost {
     }
 
     async fn log(&self, event: AuditEvent) {
-        if let Receipt::Lost { id, error } = self.core().audit.log(event).await {
-            tracing::error!(%id, %error, "an event of the cost gate is not on record");
-        }
-    }
-
-    /// The ceiling's price; `None` if there is none, so that a budget's fallback price decides.
-    fn price(&self, ceiling: &Ceiling, at: Timestamp) -> Result<Option<Usd>, CostError> {
-        let model = match (ceiling.amount, &ceiling.model) {
-            (CeilingAmount::Usd(amount), _) => return Ok(Some(amount)),
-            (_, None) => return Ok(None),
-            (_, Some(model)) => model,
-        };
-        match self.core().settings.prices.of_ceiling(model, ceiling, at) {
-            Ok(price) => Ok(Some(price)),
-            Err(NoPrice::TooLarge) => Err(CostError::InvalidCeiling {
-                problem: "costs more than can be written; declare fewer tokens",
-            }),
-            Err(_) => Ok(None),
-        }
+        self.core().log(event).await;
     }
 }
 

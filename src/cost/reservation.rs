@@ -228,6 +228,23 @@ impl Reservation {
         }
     }
 
+    /// Charges nothing, because the call was made and came to nothing: the provider failed, and bills
+    /// nothing. Limits of calls count it all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped future is completed in the background.
+    pub async fn refund(mut self) -> Result<Settled, CostError> {
+        match self.take(Ending::Refund) {
+            Some(job) => Pending::new(&self.cost, job).complete().await,
+            None => Err(CostError::NoReservation { id: self.id }),
+        }
+    }
+
     /// Leaves it charged at the larger of its ceiling and what was observed: nobody knows what the
     /// call cost. What dropping it does, and waits for it.
     ///
@@ -260,6 +277,13 @@ impl Reservation {
     /// As [`release`](Self::release), in the background.
     pub fn release_detached(mut self) {
         if let Some(job) = self.take(Ending::Release) {
+            drop(Pending::new(&self.cost, job));
+        }
+    }
+
+    /// As [`refund`](Self::refund), in the background.
+    pub fn refund_detached(mut self) {
+        if let Some(job) = self.take(Ending::Refund) {
             drop(Pending::new(&self.cost, job));
         }
     }

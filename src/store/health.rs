@@ -19,6 +19,7 @@ const TABLES: &[&str] = &[
     "budgets",
     "budget_windows",
     "reservations",
+    "budget_raises",
     "checkpoint_ranges",
     "tree_tiles",
     "checkpoints",

@@ -9,11 +9,14 @@ pub(crate) const WRONG_WINDOWS: &str = "
                  coalesce(sum(c.usd) FILTER (WHERE r.state = 'settled'), 0) AS settled,
                  coalesce(sum(c.usd) FILTER (WHERE r.state IN ('held', 'unknown')), 0) AS held,
                  coalesce(sum(r.charged_tokens) FILTER (WHERE r.state = 'settled'), 0) AS settled_t,
-                 coalesce(sum(r.charged_tokens) FILTER (WHERE r.state IN ('held', 'unknown')), 0) AS held_t
+                 coalesce(sum(r.charged_tokens) FILTER (WHERE r.state IN ('held', 'unknown')), 0) AS held_t,
+                 count(*) FILTER (WHERE r.state IN ('settled', 'refunded')) AS settled_c,
+                 count(*) FILTER (WHERE r.state IN ('held', 'unknown')) AS held_c
             FROM portcullis.reservations r
            CROSS JOIN LATERAL unnest(r.budgets, r.periods, r.window_keys, r.charged_usd)
                  AS c(budget, period, key, usd)
            GROUP BY 1, 2, 3) s ON (s.budget, s.period, s.key) = (w.budget, w.period, w.window_key)
-     WHERE (w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens)
+     WHERE (w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls, w.held_calls)
            IS DISTINCT FROM (coalesce(s.settled, 0)::bigint, coalesce(s.held, 0)::bigint,
-                             coalesce(s.settled_t, 0)::bigint, coalesce(s.held_t, 0)::bigint)";
+                             coalesce(s.settled_t, 0)::bigint, coalesce(s.held_t, 0)::bigint,
+                             coalesce(s.settled_c, 0), coalesce(s.held_c, 0))";

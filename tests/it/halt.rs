@@ -521,6 +521,28 @@ async fn refused_calls_are_on_record_counted_and_not_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_check_that_lets_go_on_allocates_nothing() {
+    let test = TestDatabase::fresh().await.unwrap();
+    for when in [WhenStale::HoldLastKnown, WhenStale::CountAsHalted] {
+        let settings = HaltSettings::default().when_stale(when);
+        let gov = with(test.database(), settings).await;
+        let me = principal("helper").child_of(&principal("lead"));
+        for halts in 0..3 {
+            let all = || {
+                assert!(gov.halt().check(&me).is_ok());
+            };
+            // A thread's first look at what is shared registers the thread.
+            all();
+            let counted = allocation_counter::measure(all);
+            assert_eq!(counted.count_total, 0, "{counted:?} with {halts} halts");
+            let other = Target::agent_of(&principal(&format!("other-{halts}-{when:?}")));
+            gov.halt().halt(&other, &anna(), "a test").await.unwrap();
+        }
+        gov.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_kept_are_refused() {
     let test = TestDatabase::fresh().await.unwrap();
     let settings = HaltSettings::default().stale_after(Duration::from_millis(1));

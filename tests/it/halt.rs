@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portcullis::halt::{HaltError, HaltSettings, Target, WhenStale};
 use portcullis::store::{MigrateError, Migration, TestDatabase};
@@ -13,6 +13,7 @@ use portcullis::{
     SessionId, SystemClock, TenantId,
 };
 use sqlx::{ConnectOptions as _, Executor as _};
+use tokio::time::Instant;
 
 use crate::common::proxy::Proxy;
 use crate::common::{connect, governance, keys, principal, url};
@@ -198,9 +199,10 @@ async fn of_many_who_halt_or_resume_at_once_one_changes_something() {
                     };
                     let (halt, target) = (halt.clone(), target.clone());
                     tokio::spawn(async move {
-                        match halts {
-                            true => halt.halt(&target, &anna(), "race").await,
-                            false => halt.resume(&target, &anna(), "race").await,
+                        if halts {
+                            halt.halt(&target, &anna(), "race").await
+                        } else {
+                            halt.resume(&target, &anna(), "race").await
                         }
                     })
                 })

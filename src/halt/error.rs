@@ -1,5 +1,6 @@
 //! A halt as the one who is halted meets it, and why the switch could not be turned.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::model::{Order, Target};
@@ -11,13 +12,13 @@ use crate::time::Timestamp;
 /// Halted: nothing of it goes on until an operator resumes it.
 ///
 /// Its message is safe to show to a model: neither who nor why is in it. Those are for the host.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}; {}", self.reason(), self.remedy())]
 pub struct Halted {
     because: Because,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Because {
     /// Somebody halted it, or one that started it.
     Ordered { order: Arc<Order>, inherited: bool },
@@ -129,6 +130,17 @@ impl Halted {
             Because::Ordered { order, .. } => order.target.word(),
             Because::Stale => "stale",
         }
+    }
+}
+
+impl fmt::Debug for Halted {
+    /// Without the operator's words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Halted")
+            .field("because", &self.word())
+            .field("epoch", &self.epoch())
+            .field("inherited", &self.is_inherited())
+            .finish_non_exhaustive()
     }
 }
 

@@ -45,6 +45,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -61,7 +62,7 @@ use crate::ids::{AgentId, OperatorId, SessionId};
 use crate::store::{Store, StoreError, StoreFault, Topic};
 
 /// The halt switch of one tenant. Cheap to clone; every clone is the same switch.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Halt {
     shared: Arc<Shared>,
 }
@@ -161,6 +162,32 @@ impl Halt {
         why: &str,
     ) -> Result<Change, HaltError> {
         let why = Why::parse(why)?;
+        ended(self.begin(target, by, why)).await
+    }
+
+    /// The same, for gates that do not wait: in force here when it returns, stored behind their back. Must
+    /// be called within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`HaltError::Invalid`] if the reason is none.
+    #[expect(dead_code, reason = "for the gates that halt by themselves")]
+    pub(crate) fn halt_detached(
+        &self,
+        target: &Target,
+        by: &OperatorId,
+        why: &str,
+    ) -> Result<(), HaltError> {
+        drop(self.begin(target, by, Why::parse(why)?));
+        Ok(())
+    }
+
+    fn begin(
+        &self,
+        target: &Target,
+        by: &OperatorId,
+        why: Why,
+    ) -> JoinHandle<Result<Change, HaltError>> {
         let core = Arc::clone(&self.shared.core);
         let pending = core.halt_here(Order {
             target: target.clone(),
@@ -169,14 +196,13 @@ impl Halt {
             since: core.store.now(),
             epoch: None,
         });
-        detached(async move {
+        tokio::spawn(async move {
             let stored = change::store(&core, &pending).await;
             if stored.is_err() {
                 change::record_here(&core, &pending).await;
             }
             Ok(stored?)
         })
-        .await
     }
 
     /// Lifts the halt of `target`, as it was given: resuming a session does not resume its agent, and
@@ -204,7 +230,8 @@ impl Halt {
             return Err(HaltError::NotAnOperator);
         }
         let core = Arc::clone(&self.shared.core);
-        detached(change::resume(core, target.clone(), by.clone(), why)).await
+        let resuming = change::resume(core, target.clone(), by.clone(), why);
+        ended(tokio::spawn(resuming)).await
     }
 
     /// How often what this process knows of halts has changed: as long as it is the same, so is the answer
@@ -246,6 +273,15 @@ impl Halt {
     }
 }
 
+impl fmt::Debug for Halt {
+    /// Without the operators' words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Halt")
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         // Told, not aborted: a halt that is being stored is stored.
@@ -253,11 +289,9 @@ impl Drop for Shared {
     }
 }
 
-/// Does `work` to its end even if the caller stops waiting for it.
-async fn detached(
-    work: impl Future<Output = Result<Change, HaltError>> + Send + 'static,
-) -> Result<Change, HaltError> {
-    match tokio::spawn(work).await {
+/// What came of work that goes on even if nobody waits for it.
+async fn ended(work: JoinHandle<Result<Change, HaltError>>) -> Result<Change, HaltError> {
+    match work.await {
         Ok(answer) => answer,
         // The runtime is shutting down.
         Err(_) => Err(StoreError::new("turn the halt switch", StoreFault::Unreachable).into()),

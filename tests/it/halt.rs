@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portcullis::halt::{HaltError, HaltSettings, Target, WhenStale};
 use portcullis::store::{MigrateError, Migration, TestDatabase};
@@ -13,6 +13,7 @@ use portcullis::{
     SessionId, SystemClock, TenantId,
 };
 use sqlx::{ConnectOptions as _, Executor as _};
+use tokio::time::Instant;
 
 use crate::common::proxy::Proxy;
 use crate::common::{connect, governance, keys, principal, url};
@@ -32,6 +33,11 @@ fn quick() -> HaltSettings {
     HaltSettings::default()
         .poll_every(Duration::from_millis(50))
         .stale_after(Duration::from_millis(300))
+}
+
+/// The same, and nobody goes on past the bound: however busy the machine is.
+fn strict() -> HaltSettings {
+    quick().when_stale(WhenStale::CountAsHalted)
 }
 
 /// Hears of changes, or never learns of them.
@@ -193,9 +199,10 @@ async fn of_many_who_halt_or_resume_at_once_one_changes_something() {
                     };
                     let (halt, target) = (halt.clone(), target.clone());
                     tokio::spawn(async move {
-                        match halts {
-                            true => halt.halt(&target, &anna(), "race").await,
-                            false => halt.resume(&target, &anna(), "race").await,
+                        if halts {
+                            halt.halt(&target, &anna(), "race").await
+                        } else {
+                            halt.resume(&target, &anna(), "race").await
                         }
                     })
                 })
@@ -521,6 +528,28 @@ async fn refused_calls_are_on_record_counted_and_not_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_check_that_lets_go_on_allocates_nothing() {
+    let test = TestDatabase::fresh().await.unwrap();
+    for when in [WhenStale::HoldLastKnown, WhenStale::CountAsHalted] {
+        let settings = HaltSettings::default().when_stale(when);
+        let gov = with(test.database(), settings).await;
+        let me = principal("helper").child_of(&principal("lead"));
+        for halts in 0..3 {
+            let all = || {
+                assert!(gov.halt().check(&me).is_ok());
+            };
+            // A thread's first look at what is shared registers the thread.
+            all();
+            let counted = allocation_counter::measure(all);
+            assert_eq!(counted.count_total, 0, "{counted:?} with {halts} halts");
+            let other = Target::agent_of(&principal(&format!("other-{halts}-{when:?}")));
+            gov.halt().halt(&other, &anna(), "a test").await.unwrap();
+        }
+        gov.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_kept_are_refused() {
     let test = TestDatabase::fresh().await.unwrap();
     let settings = HaltSettings::default().stale_after(Duration::from_millis(1));
@@ -738,8 +767,8 @@ async fn child() {
     let gov = match how.as_str() {
         "hear" => with(database, by_ear()).await,
         // Through a pooler nothing is heard.
-        "poll" => with(database.pooled(), quick()).await,
-        _ => with(database, quick()).await,
+        "poll" => with(database.pooled(), strict()).await,
+        _ => with(database, strict()).await,
     };
     let last = Arc::new(AtomicI64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
@@ -875,13 +904,21 @@ async fn halted_under_load(how: &'static str, bound: Duration) {
         }
         gov.halt().halt(&target, &anna(), "load").await.unwrap();
         let halted = SystemClock::default().now().plus(bound).as_micros();
-        tokio::time::sleep(bound + Duration::from_millis(300)).await;
-        let last = process.last_effect();
-        assert!(
-            last <= halted,
-            "{how}: an effect {} us after the bound",
-            last - halted
-        );
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut last = process.last_effect();
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let later = process.last_effect();
+            assert!(
+                later <= halted,
+                "{how}: an effect {} us after the bound",
+                later - halted
+            );
+            if later == last {
+                break;
+            }
+            last = later;
+        }
         assert!(last >= before);
         gov.halt().resume(&target, &anna(), "again").await.unwrap();
     }
@@ -891,16 +928,16 @@ async fn halted_under_load(how: &'static str, bound: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halts_under_load_are_heard_by_another_process_and_nothing_passes_after() {
-    // Heard, or not at all: it polls once a minute. Half a second is what a busy machine may take.
-    halted_under_load("hear", Duration::from_millis(500)).await;
+    // Heard, or not at all: it polls once a minute. What is published is the bound by default.
+    halted_under_load("hear", Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halts_under_load_are_found_by_polling_where_nothing_is_heard() {
-    halted_under_load("poll", Duration::from_millis(500)).await;
+    halted_under_load("poll", Duration::from_millis(300)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halts_under_load_are_found_when_the_listener_is_cut_off() {
-    halted_under_load("cut", Duration::from_millis(500)).await;
+    halted_under_load("cut", Duration::from_millis(300)).await;
 }

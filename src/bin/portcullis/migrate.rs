@@ -16,6 +16,10 @@ use crate::settings::Settings;
 #[command(after_help = "\
 Example:
   portcullis migrate --database postgres://owner@localhost/app --app-role app")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the options are named after the fields"
+)]
 pub(crate) struct Migrate {
     /// Also give this role what the application needs, and nothing more.
     #[arg(long, value_name = "ROLE")]

@@ -16,7 +16,8 @@ use sqlx::Executor;
 
 use crate::common::{connect, governance, keys, principal};
 
-const SECOND: Duration = Duration::from_secs(1);
+/// More than a busy machine needs to print a panic.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn call(me: &Principal) -> Call {
     Call::tool(me, "refund_payment").args(&json!({"payment": "pay_381"}))
@@ -57,7 +58,7 @@ async fn entries(gov: &Governance, kind: &str, count: usize) -> Vec<Entry> {
 }
 
 fn yes(name: &str) -> Condition {
-    Condition::custom(name, SECOND, async |_| Ok::<_, Infallible>(true))
+    Condition::custom(name, PATIENCE, async |_| Ok::<_, Infallible>(true))
 }
 
 #[tokio::test]
@@ -125,9 +126,9 @@ async fn a_check_that_says_no_errs_panics_or_does_not_answer_stops_the_call() {
     let test = TestDatabase::fresh().await.unwrap();
     let gov = governance(&test.database()).await.unwrap();
     let short = Duration::from_millis(50);
-    let says_no = Condition::custom("x", SECOND, async |_| Ok::<_, Infallible>(false));
-    let errs = Condition::custom("x", SECOND, async |_| Err("secret"));
-    let panics = Condition::custom("x", SECOND, async |about| {
+    let says_no = Condition::custom("x", PATIENCE, async |_| Ok::<_, Infallible>(false));
+    let errs = Condition::custom("x", PATIENCE, async |_| Err("secret"));
+    let panics = Condition::custom("x", PATIENCE, async |about| {
         assert!(about.args().is_none(), "a panic of the host's");
         Ok::<_, Infallible>(true)
     });
@@ -173,7 +174,7 @@ async fn a_check_that_says_no_errs_panics_or_does_not_answer_stops_the_call() {
         .await
         .unwrap();
     drop(gov.contracts().guard(&call(&principal("a"))).await.unwrap());
-    let no = Condition::custom("x", SECOND, async |_| Ok::<_, Infallible>(false));
+    let no = Condition::custom("x", PATIENCE, async |_| Ok::<_, Infallible>(false));
     gov.contracts()
         .register(refunds().requires(no))
         .await
@@ -249,7 +250,7 @@ async fn promises_are_asked_of_results_by_reference_and_of_failures_too() {
     let gov = governance(&test.database()).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    let after = Promise::custom("told", SECOND, move |about| {
+    let after = Promise::custom("told", PATIENCE, move |about| {
         count.fetch_add(1, Ordering::SeqCst);
         async move { Ok::<_, Infallible>(about.completed().is_some()) }
     });
@@ -324,7 +325,7 @@ async fn a_guard_that_is_dropped_leaves_an_unknown_outcome_on_record() {
     );
 
     // Cancelled while its promises are asked: the same.
-    let slow = Promise::custom("slow", SECOND, async |_| {
+    let slow = Promise::custom("slow", PATIENCE, async |_| {
         std::future::pending::<()>().await;
         Ok::<_, Infallible>(true)
     });

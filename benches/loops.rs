@@ -56,7 +56,10 @@ async fn main() -> Result<(), Error> {
             .enumerate()
             .map(|(nth, who)| {
                 let args = json!({"invoice": format!("inv_{batch}_{nth}"), "full": true});
-                (Call::tool(who, "read_invoice").args(&args), args.to_string())
+                (
+                    Call::tool(who, "read_invoice").args(&args),
+                    args.to_string(),
+                )
             })
             .collect();
         ours.push(time(&calls, |(call, _)| check(&gov, call))?);
@@ -68,7 +71,10 @@ async fn main() -> Result<(), Error> {
         ours / ceiling
     );
     let status = gov.loops().status();
-    println!("note loops/check {} sessions of at most {}", status.sessions, status.capacity);
+    println!(
+        "note loops/check {} sessions of at most {}",
+        status.sessions, status.capacity
+    );
     gov.shutdown().await;
     Ok(())
 }

@@ -26,7 +26,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .requires(Condition::NotHalted)
                 .requires(office_hours)
                 .requires(Condition::Audited)
-                .ensures(Promise::result("has_id", |id: &String| id.starts_with("re_"))),
+                .ensures(Promise::result("has_id", |id: &String| {
+                    id.starts_with("re_")
+                })),
         )
         .await?;
 

@@ -19,7 +19,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let policy = LoopPolicy::new(agent.clone()).window(Duration::from_secs(60));
     let policy = policy.poller("get_status", Poller::WhileChanging);
     gov.loops().register(policy.clone().repeats(5)).await?; // stored: in force in every process
-    gov.loops().pin(&policy.repeats(3).action(LoopAction::Warn))?; // this process only; both apply
+    gov.loops()
+        .pin(policy.repeats(3).action(LoopAction::Warn))
+        .await?; // this process only; both apply
 
     let me = Principal::agent(agent);
     let ticket = json!({"ticket": 7});
@@ -31,14 +33,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
             Err(error) => println!("read_ticket    {error}"),
         }
-        gov.loops().observe(&me, "read_ticket", &ticket, b"the customer waits");
+        gov.loops()
+            .observe(&me, "read_ticket", &ticket, b"the customer waits");
     }
 
     // Many calls at once with different arguments are no loop, and neither is asking for news.
     for n in 0..20 {
-        gov.loops().check(&me, "read_ticket", &json!({"ticket": 100 + n})).await?;
+        gov.loops()
+            .check(&me, "read_ticket", &json!({"ticket": 100 + n}))
+            .await?;
         gov.loops().check(&me, "get_status", &json!({})).await?;
-        gov.loops().observe(&me, "get_status", &json!({}), format!("{n} of 20").as_bytes());
+        gov.loops().observe(
+            &me,
+            "get_status",
+            &json!({}),
+            format!("{n} of 20").as_bytes(),
+        );
     }
     println!("twenty tickets and twenty looks at the status: clear");
 

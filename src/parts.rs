@@ -89,7 +89,8 @@ impl Parts {
         let off = options.switches.disabled(Module::Cost);
         let cost = Cost::new(at, on, under, options.cost.clone()).switched(off);
         let (at, on, under) = around();
-        let loops = Loops::new(at, on, under);
+        let off = options.switches.disabled(Module::Loops);
+        let loops = Loops::new(at, on, under).switched(off);
         loops.load().await?;
         let (at, on, under) = around();
         let gates = Gates::new(at, on, under);
@@ -108,7 +109,8 @@ impl Parts {
                 cost: cost.clone(),
                 gates: gates.clone(),
             },
-        );
+        )
+        .switched(options.switches.disabled(Module::Contracts));
         contracts.load().await?;
         let off: Vec<&str> = options.switches.off().map(Module::as_str).collect();
         if !off.is_empty() {

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::model::{About, Check, Predicate};
-use super::{Around, ApprovedBy};
+use super::{ApprovedBy, Around};
 use crate::audit::{AuditEvent, Receipt, Recorded};
 use crate::call::{Action, Parts};
 use crate::error::ErrorKind;
@@ -47,24 +47,26 @@ pub(super) fn scope_allowed(around: &Around, parts: &Parts<'_>) -> Found {
 
 /// Reserves and gives back: what can be reserved is what the budgets say, and nothing else is.
 pub(super) async fn budget_available(around: &Around, about: &About, ceiling: &Ceiling) -> Found {
-    let reserved = around.cost.reserve(about.principal(), ceiling.clone()).await;
+    let reserved = around
+        .cost
+        .reserve(about.principal(), ceiling.clone())
+        .await;
     match reserved {
         // A call that the gate would let through unasked has no budget that was asked.
         Ok(reservation) if !reservation.is_reserved() => {
             reservation.release_detached();
             Err("unavailable")
         }
-        Ok(reservation) => reservation.release().await.map_err(|error| word(error.kind())),
+        Ok(reservation) => reservation
+            .release()
+            .await
+            .map_err(|error| word(error.kind())),
         Err(error) => Err(word(error.kind())),
     }
 }
 
 /// Whether a person agreed to the very call that this digest is of.
-pub(super) async fn approved(
-    by: Option<&ApprovedBy>,
-    about: &About,
-    digest: &[u8; 32],
-) -> Found {
+pub(super) async fn approved(by: Option<&ApprovedBy>, about: &About, digest: &[u8; 32]) -> Found {
     // Nobody who could be asked has agreed.
     let Some(by) = by else {
         return Err("not_approved");
@@ -105,7 +107,8 @@ pub(super) const fn receipt(receipt: &Receipt) -> Found {
 pub(super) async fn custom(check: &Check, about: Arc<About>) -> Found {
     let (ask, deadline) = (Arc::clone(&check.ask), check.deadline);
     let runtime = Handle::current();
-    let work = spawn_blocking(move || runtime.block_on(timeout(deadline, async { ask(about).await })));
+    let work =
+        spawn_blocking(move || runtime.block_on(timeout(deadline, async { ask(about).await })));
     match timeout(deadline, work).await {
         Ok(Ok(Ok(Some(true)))) => Ok(()),
         Ok(Ok(Ok(Some(false)))) => Err("false"),

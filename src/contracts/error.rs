@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::call::InvalidCall;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 
 /// A contract that a call did not keep, or one that cannot be.
 ///
@@ -20,6 +20,8 @@ pub enum ContractError {
     Call(InvalidCall),
     /// A contract that was given is none.
     Contract(InvalidContract),
+    /// The host switched contracts off.
+    Disabled(Disabled),
 }
 
 /// Both sides of a violation: what was required and what was found.
@@ -44,6 +46,7 @@ impl ContractError {
                 _ => ErrorKind::Denied,
             },
             Self::Call(_) | Self::Contract(_) => ErrorKind::Misuse,
+            Self::Disabled(disabled) => disabled.kind(),
         }
     }
 
@@ -61,6 +64,7 @@ impl ContractError {
             ),
             Self::Call(_) => "the call is not well formed".to_owned(),
             Self::Contract(_) => "the contract is invalid".to_owned(),
+            Self::Disabled(disabled) => disabled.reason().to_owned(),
         }
     }
 
@@ -81,6 +85,7 @@ impl ContractError {
             }
             Self::Call(_) => "correct the call",
             Self::Contract(_) => "correct it and register it again",
+            Self::Disabled(disabled) => disabled.remedy(),
         }
     }
 
@@ -89,7 +94,7 @@ impl ContractError {
     pub const fn violation(&self) -> Option<&Violation> {
         match self {
             Self::Unmet(violation) | Self::Broken(violation) => Some(violation),
-            Self::Call(_) | Self::Contract(_) => None,
+            Self::Call(_) | Self::Contract(_) | Self::Disabled(_) => None,
         }
     }
 }
@@ -105,6 +110,12 @@ impl fmt::Display for ContractError {
 }
 
 impl std::error::Error for ContractError {}
+
+impl From<Disabled> for ContractError {
+    fn from(disabled: Disabled) -> Self {
+        Self::Disabled(disabled)
+    }
+}
 
 impl From<InvalidContract> for ContractError {
     fn from(error: InvalidContract) -> Self {

@@ -9,7 +9,12 @@ use crate::call::Action;
 const NAMED: usize = 32;
 
 /// A violation, with both sides.
-pub(super) fn violated(about: &About, violation: &Violation, when: When, fails: bool) -> AuditEvent {
+pub(super) fn violated(
+    about: &About,
+    violation: &Violation,
+    when: When,
+    fails: bool,
+) -> AuditEvent {
     of(about, Kind::ContractViolated)
         .decision(if fails { "deny" } else { "report" })
         .with("contract", &violation.contract)

@@ -60,7 +60,7 @@ use self::evidence::When;
 use crate::audit::{Audit, Purpose, Receipt};
 use crate::call::{Parts, Principal};
 use crate::cost::Cost;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::gates::Gates;
 use crate::halt::Halt;
 use crate::scope::Scope;
@@ -70,6 +70,8 @@ use crate::store::Store;
 #[derive(Clone, Debug)]
 pub struct Contracts {
     shared: Arc<Shared>,
+    /// What every call is answered, if the host switched contracts off.
+    off: Option<Disabled>,
 }
 
 /// What contracts can ask about.
@@ -109,7 +111,23 @@ impl Contracts {
                 contracts: ArcSwap::default(),
                 approved_by: OnceLock::new(),
             }),
+            off: None,
         }
+    }
+
+    /// The same contracts, switched off or not.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
+    }
+
+    /// Whether contracts are asked at all.
+    #[expect(dead_code, reason = "laid before it is used")]
+    pub(crate) const fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    fn on(&self) -> Result<&Shared, Disabled> {
+        self.off.map_or(Ok(&self.shared), Err)
     }
 
     /// Who is asked whether a person agreed to the very call with this digest; until somebody is,
@@ -143,20 +161,22 @@ impl Contracts {
     ///
     /// [`ContractError::Contract`] names the method by which something was said that cannot be: a
     /// contract of no calls, one that asks for nothing, or one that contradicts itself.
+    /// [`ContractError::Disabled`] if the host switched contracts off.
     ///
     /// # Cancel safety
     ///
     /// Once begun it is in force; its entry may be missing if the future is dropped.
     pub async fn register(&self, contract: Contract) -> Result<(), ContractError> {
+        let shared = self.on()?;
         contract.validate()?;
         let event = evidence::registered(&contract);
         let contract = Arc::new(contract);
-        self.shared.contracts.rcu(|all| {
+        shared.contracts.rcu(|all| {
             let mut all = BTreeMap::clone(all);
             all.insert(contract.name.clone(), Arc::clone(&contract));
             all
         });
-        if let Receipt::Lost { id, error } = self.shared.around.audit.log(event).await {
+        if let Receipt::Lost { id, error } = shared.around.audit.log(event).await {
             tracing::error!(%id, %error, "a contract that is in force is not on record");
         }
         Ok(())
@@ -175,7 +195,7 @@ impl Contracts {
         digest: &[u8; 32],
     ) -> Result<Passed, ContractError> {
         let contracts: Vec<Arc<Contract>> = self
-            .shared
+            .on()?
             .contracts
             .load()
             .values()
@@ -282,13 +302,11 @@ impl Contracts {
         about: &About,
         receipt: Option<ask::Found>,
     ) -> ask::Found {
-        match receipt {
-            Some(found) => found,
-            None => {
-                let event = evidence::passed(about, &contract.name, When::After);
-                ask::audited(&self.shared.around, event).await
-            }
+        if let Some(found) = receipt {
+            return found;
         }
+        let event = evidence::passed(about, &contract.name, When::After);
+        ask::audited(&self.shared.around, event).await
     }
 
     /// The digest of a call, the same as a permit's.

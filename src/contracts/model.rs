@@ -16,7 +16,7 @@ use crate::usage::Ceiling;
 /// The most conditions and promises of one contract, together.
 const MOST: usize = 64;
 /// The longest that a check may take.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// What must hold before and after the calls of some tools.
 ///
@@ -156,7 +156,10 @@ impl Contract {
             Of::Nothing => return wrong("for_tools", "or for_any must be called"),
             Of::Both => return wrong("for_any", "contradicts for_tools; call one of them"),
             Of::Tools(tools) if tools.is_empty() => {
-                return wrong("for_tools", "names no tool, so the contract holds for nothing");
+                return wrong(
+                    "for_tools",
+                    "names no tool, so the contract holds for nothing",
+                );
             }
             Of::Tools(tools) if !tools.iter().all(|tool| is_well_formed(tool)) => {
                 return wrong("for_tools", "has an entry that is no tool's name");
@@ -164,13 +167,19 @@ impl Contract {
             Of::Tools(_) | Of::Any => {}
         }
         if self.requires.is_empty() && self.ensures.is_empty() {
-            return wrong("requires", "or ensures must be called: the contract asks for nothing");
+            return wrong(
+                "requires",
+                "or ensures must be called: the contract asks for nothing",
+            );
         }
         if self.requires.len() + self.ensures.len() > MOST {
             return wrong("requires", "and ensures have more than 64 entries");
         }
         if self.ensures.is_empty() && self.on_broken.is_some() {
-            return wrong("on_broken", "says what becomes of broken promises, and there are none");
+            return wrong(
+                "on_broken",
+                "says what becomes of broken promises, and there are none",
+            );
         }
         distinct(self.requires.iter().map(Condition::word)).ok_or(InvalidContract {
             field: "requires",
@@ -187,12 +196,18 @@ impl Contract {
         if let Some(first) = of_results.next()
             && of_results.any(|other| other != first)
         {
-            return wrong("ensures", "has predicates of results of two types, which no call has");
+            return wrong(
+                "ensures",
+                "has predicates of results of two types, which no call has",
+            );
         }
-        let checks = self.requires.iter().filter_map(|condition| match condition {
-            Condition::Custom(check) => Some(check),
-            _ => None,
-        });
+        let checks = self
+            .requires
+            .iter()
+            .filter_map(|condition| match condition {
+                Condition::Custom(check) => Some(check),
+                _ => None,
+            });
         let after = self.ensures.iter().filter_map(|promise| match promise {
             Promise::Custom(check) => Some(check),
             _ => None,
@@ -202,7 +217,10 @@ impl Contract {
                 return wrong("custom", "must have a name that is an id");
             }
             if check.deadline.is_zero() || check.deadline > LONGEST {
-                return wrong("custom", "must have a deadline of more than nothing and at most 60 s");
+                return wrong(
+                    "custom",
+                    "must have a deadline of more than nothing and at most 60 s",
+                );
             }
         }
         Ok(())
@@ -349,6 +367,8 @@ impl fmt::Debug for Check {
     }
 }
 
+type Holds = dyn Fn(&dyn Any) -> Option<bool> + Send + Sync;
+
 /// A predicate of a result.
 #[derive(Clone)]
 pub struct Predicate {
@@ -356,7 +376,7 @@ pub struct Predicate {
     /// The type, by name: only to find two that contradict each other.
     of: &'static str,
     /// `None` if the result is of another type.
-    pub(super) holds: Arc<dyn Fn(&dyn Any) -> Option<bool> + Send + Sync>,
+    pub(super) holds: Arc<Holds>,
 }
 
 impl fmt::Debug for Predicate {

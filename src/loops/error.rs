@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::engine::Pattern;
 use crate::canon::JsonError;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::halt::Halted;
 use crate::store::StoreError;
 
@@ -38,6 +38,8 @@ pub enum LoopError {
     Policy(InvalidLoopPolicy),
     /// The database did not take or give a policy.
     Store(StoreError),
+    /// The host switched the gate off.
+    Disabled(Disabled),
 }
 
 impl LoopError {
@@ -49,6 +51,7 @@ impl LoopError {
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Tool | Self::Arguments(_) | Self::Policy(_) => ErrorKind::Misuse,
             Self::Store(error) => error.kind(),
+            Self::Disabled(disabled) => disabled.kind(),
         }
     }
 
@@ -58,13 +61,12 @@ impl LoopError {
         match self {
             Self::Halted(_) => "the agent is halted",
             Self::Looping { pattern, .. } => pattern.reason(),
-            Self::Unavailable(_) => {
-                "what other processes saw of the session could not be read"
-            }
+            Self::Unavailable(_) => "what other processes saw of the session could not be read",
             Self::Tool => "the tool has no valid name",
             Self::Arguments(_) => "the arguments cannot be hashed",
             Self::Policy(_) => "the loop policy is invalid",
             Self::Store(_) => "the loop policies could not be read or written",
+            Self::Disabled(disabled) => disabled.reason(),
         }
     }
 
@@ -80,6 +82,7 @@ impl LoopError {
             Self::Arguments(_) => "correct the arguments",
             Self::Policy(_) => "correct it and register it again",
             Self::Store(_) => "check the database and try again",
+            Self::Disabled(disabled) => disabled.remedy(),
         }
     }
 
@@ -140,6 +143,12 @@ impl std::error::Error for LoopError {}
 impl From<Halted> for LoopError {
     fn from(halted: Halted) -> Self {
         Self::Halted(halted)
+    }
+}
+
+impl From<Disabled> for LoopError {
+    fn from(disabled: Disabled) -> Self {
+        Self::Disabled(disabled)
     }
 }
 

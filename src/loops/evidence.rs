@@ -16,7 +16,11 @@ pub(super) fn detected(
     observed: bool,
 ) -> AuditEvent {
     let event = AuditEvent::system(Some(who), Kind::LoopDetected)
-        .decision(if observed { "observed" } else { action.as_str() })
+        .decision(if observed {
+            "observed"
+        } else {
+            action.as_str()
+        })
         .with("tool", tool)
         .with("pattern", found.pattern.as_str());
     match found.pattern {
@@ -40,7 +44,12 @@ pub(super) fn unavailable(
 }
 
 /// A policy that came into force, or went.
-pub(super) async fn changed(audit: &Audit, agent: Option<&AgentId>, decision: &str, hash: Option<&str>) {
+pub(super) async fn changed(
+    audit: &Audit,
+    agent: Option<&AgentId>,
+    decision: &str,
+    hash: Option<&str>,
+) {
     let mut event = AuditEvent::system(None, Kind::LoopPolicyRegistered)
         .decision(decision)
         .with("agent", agent.map_or("*", |agent| agent.as_str()));

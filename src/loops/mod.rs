@@ -21,7 +21,7 @@
 //! use portcullis::loops::{LoopPolicy, Poller};
 //! use serde_json::json;
 //!
-//! loops.pin(&LoopPolicy::for_any_agent().poller("get_status", Poller::WhileChanging))?;
+//! loops.register(LoopPolicy::for_any_agent().poller("get_status", Poller::WhileChanging)).await?;
 //!
 //! let args = json!({"invoice": "inv_381"});
 //! let clear = loops.check(&me, "read_invoice", &args).await?;
@@ -67,6 +67,7 @@ use self::windows::{CAPACITY, Verdict, Windows};
 use crate::audit::{Audit, sha256};
 use crate::call::{Action, Call, Parts, Principal};
 use crate::canon::canonical_arguments;
+use crate::error::Disabled;
 use crate::halt::Halt;
 use crate::ids::ToolName;
 use crate::store::{Policies, PolicyWatch, Store, StoreError};
@@ -76,6 +77,8 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug)]
 pub struct Loops {
     shared: Arc<Shared>,
+    /// What every call is answered, if the host switched the gate off.
+    off: Option<Disabled>,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,12 @@ struct Shared {
     sharing: Arc<Sharing>,
     stop: OnceLock<Stop>,
     stored: PolicyWatch<rules::Read>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.sharing.close();
+    }
 }
 
 /// Asks the halt switch to stop an agent, in the background.
@@ -123,10 +132,27 @@ impl Loops {
                 sharing: Arc::new(sharing),
                 stop: OnceLock::new(),
             }),
+            off: None,
         }
     }
 
+    /// The same gate, switched off or not.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
+    }
+
+    /// Whether the gate is asked at all.
+    #[expect(dead_code, reason = "laid before it is used")]
+    pub(crate) const fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    fn on(&self) -> Result<&Shared, Disabled> {
+        self.off.map_or(Ok(&self.shared), Err)
+    }
+
     /// How an agent is stopped whose policy says so. It must not wait: it is called under a check.
+    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) fn stop_with(
         &self,
         stop: impl Fn(&Principal, &'static str) + Send + Sync + 'static,
@@ -151,6 +177,7 @@ impl Loops {
         if let Err(error) = sharing.flush(windows, rules).await {
             tracing::warn!(%error, "what was seen of sessions is not written: another process begins anew");
         }
+        sharing.close();
     }
 
     /// Lets `who` call `tool` with `args`, or not; and remembers that it was asked.
@@ -165,6 +192,7 @@ impl Loops {
     /// * [`LoopError::Unavailable`] if what others saw of a shared session cannot be read, and the
     ///   policy says [`WhenAway::Refuse`].
     /// * [`LoopError::Tool`], [`LoopError::Arguments`] if the call is not well formed.
+    /// * [`LoopError::Disabled`] if the host switched the gate off.
     ///
     /// # Cancel safety
     ///
@@ -213,7 +241,10 @@ impl Loops {
         };
         let action = Action::Tool(tool);
         let parts = parts(who, &action, &args);
-        let shared = &*self.shared;
+        let Ok(shared) = self.on() else {
+            tracing::debug!("a call was observed, and loops is switched off");
+            return;
+        };
         let Some(call) = fingerprint::of_call(&shared.audit, &parts) else {
             return;
         };
@@ -226,6 +257,7 @@ impl Loops {
     }
 
     /// Says what came of a call that was let through.
+    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) fn observe_result(&self, who: &Principal, clear: Mark, sha256: &[u8; 32]) {
         let result = fingerprint::of_result(&self.shared.audit, sha256);
         self.resolved(who, clear, result);
@@ -255,17 +287,17 @@ impl Loops {
             windows,
             sharing,
             ..
-        } = &*self.shared;
+        } = self.on()?;
         let who = parts.principal;
         halt.check(who)?;
-        if rules.count() == (0, 0) {
+        let Some(how_shared) = rules.applies(who.agent_id()) else {
             return Ok(Clear::unseen());
-        }
+        };
         let Some(call) = fingerprint::of_call(audit, parts) else {
             return Ok(Clear::unseen());
         };
-        if let Some((when_away, time)) = rules.shared(who.agent_id()) {
-            let met = sharing.meet(windows, &of(who), when_away, time).await;
+        if let Some(how) = how_shared {
+            let met = sharing.meet(windows, &of(who), how).await;
             met.map_err(LoopError::Unavailable)?;
         }
         let Some(verdict) = self.record(who, call, 0) else {
@@ -317,9 +349,12 @@ impl Loops {
             self.shared.audit.log_detached(event);
         }
         if action == LoopAction::Halt {
-            match self.shared.stop.get() {
-                Some(stop) => (stop.0)(who, found.pattern.reason()),
-                None => tracing::error!("an agent is to be halted for a loop, and nothing halts it; its calls are refused"),
+            if let Some(stop) = self.shared.stop.get() {
+                (stop.0)(who, found.pattern.reason());
+            } else {
+                tracing::error!(
+                    "an agent is to be halted for a loop, and nothing halts it; its calls are refused"
+                );
             }
         }
     }
@@ -370,6 +405,7 @@ impl Clear {
     }
 
     /// Where the call was remembered, for [`observe_result`](Loops::observe_result).
+    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) const fn mark(&self) -> Option<Mark> {
         self.mark
     }

@@ -15,10 +15,12 @@ const LONGEST_ROUND: usize = 16;
 /// The most pollers of one policy.
 const MOST_POLLERS: usize = 32;
 /// The longest window, and the longest time of a poller.
-const LONGEST_WINDOW: Duration = Duration::from_secs(86_400);
+const LONGEST_WINDOW: Duration = Duration::from_hours(24);
 
 /// What to do about a loop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::exhaustive_enums, reason = "a new one must be decided upon")]
 pub enum LoopAction {
@@ -135,7 +137,7 @@ impl LoopPolicy {
     const fn of(agent: Option<AgentId>) -> Self {
         Self {
             agent,
-            window: Duration::from_secs(60),
+            window: Duration::from_mins(1),
             repeats: 5,
             changing_repeats: 20,
             cycle_len: 8,

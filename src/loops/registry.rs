@@ -10,21 +10,25 @@ use crate::ids::AgentId;
 use crate::time::Timestamp;
 
 impl Loops {
-    /// Puts a policy in force, in this process only, in place of the one that the same agent had from
-    /// here. Where there is also a stored one, both apply: what either calls a loop is one, and
-    /// the stricter action is taken.
+    /// Puts a policy in force that belongs to this program: it is not stored, no reload drops it, and
+    /// no other program knows it. It replaces what was pinned for its agent before.
+    ///
+    /// Where a policy is stored, too, both apply: what either calls a loop is one, and the stricter
+    /// action is taken. So what is stored can make it stricter, and never laxer.
     ///
     /// # Errors
     ///
     /// [`LoopError::Policy`] names the setting that cannot be.
-    pub fn pin(&self, policy: &LoopPolicy) -> Result<(), LoopError> {
-        Ok(self.shared.rules.pin(|layer| layer.set(policy))?)
-    }
-
-    /// Takes back what was [pinned](Self::pin) for `agent`, or for any agent; says whether there was
-    /// something. What is stored stays in force.
-    pub fn unpin(&self, agent: Option<&AgentId>) -> bool {
-        self.shared.rules.pin(|layer| layer.remove(agent))
+    ///
+    /// # Cancel safety
+    ///
+    /// Once begun it is in force; its entry may be missing if the future is dropped.
+    pub async fn pin(&self, policy: LoopPolicy) -> Result<(), LoopError> {
+        let shared = self.on()?;
+        let hash = hex::encode(sha256(policy.document()?.as_bytes()));
+        shared.rules.pin(|layer| layer.set(&policy))?;
+        evidence::changed(&shared.audit, policy.agent(), "pinned", Some(&hash)).await;
+        Ok(())
     }
 
     /// Stores a policy in place of the one that the same agent had: in force here when it returns, in
@@ -40,13 +44,13 @@ impl Loops {
     ///
     /// Cancel safe: once begun it is finished in the background.
     pub async fn register(&self, policy: LoopPolicy) -> Result<(), LoopError> {
+        let shared = self.on()?;
         policy.compile()?;
         let document = policy.document()?;
         let hash = hex::encode(sha256(document.as_bytes()));
         let name = rules::name_of(policy.agent());
-        self.shared.stored.upsert_all(vec![(name, document)]).await?;
-        let audit = &self.shared.audit;
-        evidence::changed(audit, policy.agent(), "registered", Some(&hash)).await;
+        shared.stored.upsert_all(vec![(name, document)]).await?;
+        evidence::changed(&shared.audit, policy.agent(), "registered", Some(&hash)).await;
         Ok(())
     }
 
@@ -61,9 +65,10 @@ impl Loops {
     ///
     /// As [`register`](Self::register).
     pub async fn remove(&self, agent: Option<&AgentId>) -> Result<bool, LoopError> {
-        let found = self.shared.stored.delete(rules::name_of(agent)).await?;
+        let shared = self.on()?;
+        let found = shared.stored.delete(rules::name_of(agent)).await?;
         if found {
-            evidence::changed(&self.shared.audit, agent, "removed", None).await;
+            evidence::changed(&shared.audit, agent, "removed", None).await;
         }
         Ok(found)
     }
@@ -78,7 +83,7 @@ impl Loops {
     ///
     /// Cancel safe: nothing is written.
     pub async fn reload(&self) -> Result<(), LoopError> {
-        Ok(self.shared.stored.reread().await?)
+        Ok(self.on()?.stored.reread().await?)
     }
 
     /// What is in force, and what is known.
@@ -96,8 +101,11 @@ impl Loops {
             pinned,
             stored,
             broken: rules.broken(),
+            revision: watch.revision,
             looked_at: watch.looked_at,
+            heard: watch.heard,
             failing: watch.failing,
+            switched_off: self.off.is_some(),
             sessions: windows.len(),
             capacity: windows.capacity(),
             crowded: windows.crowded(),
@@ -110,6 +118,7 @@ impl Loops {
 /// What is in force, and what is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct LoopStatus {
     /// Policies that this process pinned.
     pub pinned: usize,
@@ -118,10 +127,16 @@ pub struct LoopStatus {
     /// The agents whose stored policy cannot be read, `*` for the one for any agent: its last good
     /// version applies, or else the defaults.
     pub broken: Vec<String>,
+    /// Counts the changes of stored policies, up to what is in force here.
+    pub revision: i64,
     /// When what is stored was last known to be in force.
     pub looked_at: Option<Timestamp>,
-    /// Whether the last look at what is stored failed.
+    /// Whether changes are heard at once. Otherwise they are found by looking every second.
+    pub heard: bool,
+    /// The last look failed: what is in force may be older than what is stored.
     pub failing: bool,
+    /// The host switched the gate off.
+    pub switched_off: bool,
     /// Sessions that are remembered.
     pub sessions: usize,
     /// How many there can be at once.
@@ -133,4 +148,13 @@ pub struct LoopStatus {
     pub sharing_away: bool,
     /// Stored windows that were not as they were written. They are not counted.
     pub unreadable: u64,
+}
+
+impl LoopStatus {
+    /// Whether all that is stored is in force, and no loop can have gone unseen.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        let known = self.crowded == 0 && !self.sharing_away && self.unreadable == 0;
+        self.switched_off || (known && self.broken.is_empty() && !self.failing)
+    }
 }

@@ -96,10 +96,10 @@ impl Layer {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, agent: Option<&AgentId>) -> bool {
+    fn remove(&mut self, agent: Option<&AgentId>) {
         match agent {
-            Some(agent) => self.of.remove(agent).is_some(),
-            None => self.others.take().is_some(),
+            Some(agent) => drop(self.of.remove(agent.as_str())),
+            None => self.others = None,
         }
     }
 
@@ -110,6 +110,33 @@ impl Layer {
 
     fn len(&self) -> usize {
         self.of.len() + usize::from(self.others.is_some())
+    }
+}
+
+/// How sessions are shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shared {
+    pub(super) when_away: WhenAway,
+    /// How far back calls count, in microseconds.
+    pub(super) window: i64,
+}
+
+impl Shared {
+    /// Of two rules, refusing is the stricter.
+    fn of(both: Both<'_>) -> Option<Self> {
+        let of = |rule: &&Rule| {
+            let window = rule.window;
+            rule.shared.map(|when_away| Self { when_away, window })
+        };
+        let stricter = |one: Self, other: Self| Self {
+            when_away: if other.when_away == WhenAway::Refuse {
+                WhenAway::Refuse
+            } else {
+                one.when_away
+            },
+            window: one.window.max(other.window),
+        };
+        both.iter().flatten().filter_map(of).reduce(stricter)
     }
 }
 
@@ -127,18 +154,17 @@ impl Rules {
         look([pinned.get(agent), stored.get(agent)])
     }
 
-    /// Whether the sessions of `agent` are shared, and how strictly: refusing is the stricter.
-    pub(super) fn shared(&self, agent: &AgentId) -> Option<(WhenAway, i64)> {
+    /// Whether anything applies to `agent`; and if its sessions are shared, how strictly.
+    pub(super) fn applies(&self, agent: &AgentId) -> Option<Option<Shared>> {
         self.with(agent, |both| {
-            let shared = |rule: &&Rule| rule.shared.map(|when| (when, rule.window));
-            let mut all = both.iter().flatten().filter_map(shared);
-            let first = all.next()?;
-            Some(all.fold(first, |(when, time), (other, longer)| {
-                let stricter = when == WhenAway::Refuse || other == WhenAway::Refuse;
-                let when = if stricter { WhenAway::Refuse } else { when };
-                (when, time.max(longer))
-            }))
+            let any = both.iter().flatten().next().is_some();
+            any.then(|| Shared::of(both))
         })
+    }
+
+    /// Whether the sessions of `agent` are shared, and how strictly.
+    pub(super) fn shared(&self, agent: &AgentId) -> Option<Shared> {
+        self.applies(agent).flatten()
     }
 
     /// Changes what is pinned.

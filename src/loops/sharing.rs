@@ -4,13 +4,15 @@
 //! while the database is there, and reads the rows of the others at the same beat. A process that
 //! meets a session for the first time waits until it has read them. So a session that moves takes with
 //! it all but what happened in the last [`BEHIND`] before it moved; while two processes use it at once,
-//! each counts its own calls at once and the other's within about twice that.
+//! each counts its own calls at once and the other's within about twice that. When a call was made is
+//! told by the clock of the host that made it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -18,7 +20,7 @@ use uuid::Uuid;
 use super::evidence;
 use super::model::WhenAway;
 use super::ring::{REMEMBERED, Seen};
-use super::rules::Rules;
+use super::rules::{Rules, Shared};
 use super::store::{LoopStore, Of, Row, Written};
 use super::windows::{CAPACITY, Windows};
 use crate::audit::{Audit, Purpose};
@@ -31,11 +33,11 @@ const BEHIND: Duration = Duration::from_millis(100);
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How long to wait after the database did not take it.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How often old rows are looked for, in beats of [`BEHIND`].
+/// How often old rows are looked for: at the first time of so many that something is written.
 const SWEEP_EVERY: u64 = 36_000;
 /// How many sessions one statement writes.
 const BATCH: usize = 256;
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 /// Bytes of one call.
 const WIDTH: usize = 25;
 
@@ -48,6 +50,9 @@ pub(super) struct Sharing {
     dirty: Mutex<HashSet<Of>>,
     work: Notify,
     started: AtomicBool,
+    closed: AtomicBool,
+    /// Where the task runs: what observes may be no part of a runtime.
+    runtime: Option<Handle>,
     /// Whether the database could not be asked the last time.
     pub(super) away: AtomicBool,
     /// Whether that is on record.
@@ -65,6 +70,8 @@ impl Sharing {
             dirty: Mutex::default(),
             work: Notify::new(),
             started: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            runtime: Handle::try_current().ok(),
             away: AtomicBool::new(false),
             told: AtomicBool::new(false),
             unreadable: AtomicU64::new(0),
@@ -76,19 +83,19 @@ impl Sharing {
         &self,
         windows: &Windows,
         of: &Of,
-        when_away: WhenAway,
-        time: i64,
+        how: Shared,
     ) -> Result<(), StoreError> {
         if windows.is_loaded(&of.0, &of.1) {
             return Ok(());
         }
         let asked = std::slice::from_ref(of);
-        let looked = timeout(FIRST_LOOK, self.refresh(windows, asked, time)).await;
-        let Err(error) = looked.unwrap_or_else(|_| Err(StoreError::timed_out("read what was seen of a session")))
+        let looked = timeout(FIRST_LOOK, self.refresh(windows, asked, how.window)).await;
+        let Err(error) = looked
+            .unwrap_or_else(|_| Err(StoreError::timed_out("read what was seen of a session")))
         else {
             return Ok(());
         };
-        let goes_on = when_away == WhenAway::GoOn;
+        let goes_on = how.when_away == WhenAway::GoOn;
         self.away.store(true, Ordering::Relaxed);
         // Once an outage for those that go on; its end is the next session that could be read.
         let is_news = !self.told.swap(true, Ordering::Relaxed);
@@ -102,7 +109,7 @@ impl Sharing {
         }
         // Its next calls do not wait again: the task reads what there is when the database is back.
         let now = self.store.store().now().as_micros();
-        windows.merge(&of.0, &of.1, Vec::new(), now, time);
+        windows.merge(&of.0, &of.1, Vec::new(), now, how.window);
         Ok(())
     }
 
@@ -115,13 +122,21 @@ impl Sharing {
         }
         drop(dirty);
         self.work.notify_one();
-        if !self.started.swap(true, Ordering::Relaxed) {
-            tokio::spawn(write_behind(
+        if let Some(runtime) = &self.runtime
+            && !self.started.swap(true, Ordering::Relaxed)
+        {
+            runtime.spawn(write_behind(
                 Arc::downgrade(self),
                 Arc::downgrade(windows),
                 Arc::clone(rules),
             ));
         }
+    }
+
+    /// Ends the task. What is not written by then is not written.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.work.notify_one();
     }
 
     /// Writes what is to be written, now, and reads what others wrote of the same sessions.
@@ -156,7 +171,7 @@ impl Sharing {
         if !written.is_empty() {
             self.store.write(self.writer, &written).await?;
         }
-        let longest = |of: &Of| rules.shared(&of.0).map_or(0, |(_, time)| time);
+        let longest = |of: &Of| rules.shared(&of.0).map_or(0, |how| how.window);
         let time = batch.iter().map(longest).max().unwrap_or(0);
         self.refresh(windows, batch, time).await
     }
@@ -171,7 +186,9 @@ impl Sharing {
             match self.open(&row) {
                 Some(calls) => seen.entry((row.0, row.1)).or_default().extend(calls),
                 None if self.unreadable.fetch_add(1, Ordering::Relaxed) == 0 => {
-                    tracing::error!("a stored loop window is not as it was written, or is under another key; it is not counted");
+                    tracing::error!(
+                        "a stored loop window is not as it was written, or is under another key; it is not counted"
+                    );
                 }
                 None => {}
             }
@@ -191,7 +208,10 @@ impl Sharing {
 
     fn open(&self, (agent, session, calls, mac, writer): &Row) -> Option<Vec<Seen>> {
         let mut fields = Self::fields(agent, session, *writer);
-        let tag = self.audit.derive(Purpose::Loop).tag(&[fields.present(calls).as_bytes()]);
+        let tag = self
+            .audit
+            .derive(Purpose::Loop)
+            .tag(&[fields.present(calls).as_bytes()]);
         let same: bool = subtle::ConstantTimeEq::ct_eq(tag.as_slice(), mac.as_slice()).into();
         same.then(|| decode(calls))
     }
@@ -204,7 +224,9 @@ impl Sharing {
         calls: &[u8],
     ) -> [u8; 32] {
         let mut fields = Self::fields(agent.as_str(), session.as_str(), writer);
-        self.audit.derive(Purpose::Loop).tag(&[fields.present(calls).as_bytes()])
+        self.audit
+            .derive(Purpose::Loop)
+            .tag(&[fields.present(calls).as_bytes()])
     }
 
     fn fields(agent: &str, session: &str, writer: Uuid) -> Fields {
@@ -228,8 +250,10 @@ async fn write_behind(sharing: Weak<Sharing>, windows: Weak<Windows>, rules: Arc
         let (Some(sharing), Some(windows)) = (sharing.upgrade(), windows.upgrade()) else {
             return;
         };
-        // Not held for longer than a while, so that a dropped handle ends the task.
-        let _ = timeout(Duration::from_secs(5), sharing.work.notified()).await;
+        sharing.work.notified().await;
+        if sharing.closed.load(Ordering::Relaxed) {
+            return;
+        }
         sleep(BEHIND).await;
         if beat.is_multiple_of(SWEEP_EVERY)
             && let Err(error) = sharing.store.sweep(DAY).await
@@ -269,5 +293,9 @@ fn decode(bytes: &[u8]) -> Vec<Seen> {
             foreign: true,
         })
     };
-    bytes.chunks(WIDTH).take(REMEMBERED).filter_map(one).collect()
+    bytes
+        .chunks(WIDTH)
+        .take(REMEMBERED)
+        .filter_map(one)
+        .collect()
 }

@@ -67,7 +67,16 @@ fn results_that_differ_are_progress_until_it_is_too_often() {
     let found = first_found(&rule(&policy()), &stuck);
     assert_eq!(found, Some((6, Pattern::Repetition { times: 5 })));
     // A round is one while what comes of its steps is the same.
-    let round = [(1, 1), (2, 1), (1, 2), (2, 1), (1, 3), (2, 1), (1, 4), (2, 1)];
+    let round = [
+        (1, 1),
+        (2, 1),
+        (1, 2),
+        (2, 1),
+        (1, 3),
+        (2, 1),
+        (1, 4),
+        (2, 1),
+    ];
     assert_eq!(first_found(&rule(&policy()), &round), None);
 }
 
@@ -217,7 +226,8 @@ impl Room {
 
     fn call(&self, who: &Principal, call: u64, at: i64) -> Verdict {
         let call = Fingerprint { tool: "x", call };
-        self.windows.record(who, call, 0, [Some(&self.rule), None], at)
+        self.windows
+            .record(who, call, 0, [Some(&self.rule), None], at)
     }
 }
 
@@ -333,9 +343,19 @@ fn a_poller_of_one_policy_is_none_of_the_other() {
     let me = session(0);
     let call = Fingerprint { tool: "X", call: 7 };
     for _ in 0..20 {
-        assert!(windows.record(&me, call, 0, [Some(&polls), None], 1).found.is_none());
+        assert!(
+            windows
+                .record(&me, call, 0, [Some(&polls), None], 1)
+                .found
+                .is_none()
+        );
     }
-    assert!(windows.record(&me, call, 0, [Some(&polls), Some(&strict)], 1).found.is_some());
+    assert!(
+        windows
+            .record(&me, call, 0, [Some(&polls), Some(&strict)], 1)
+            .found
+            .is_some()
+    );
 }
 
 #[test]
@@ -377,7 +397,10 @@ fn what_others_saw_is_replaced_as_a_whole_and_put_in_the_order_of_time() {
     ring.merge(vec![foreign(8, 20), foreign(9, 40)]);
     let calls: Vec<_> = ring.newest_first().map(|seen| seen.call).collect();
     assert_eq!(calls, [9, 2, 8, 1]);
-    assert!(!ring.resolve(8, 1), "its result is for its own process to say");
+    assert!(
+        !ring.resolve(8, 1),
+        "its result is for its own process to say"
+    );
 }
 
 // --- properties
@@ -388,8 +411,13 @@ fn plain(rule: &Rule, calls: &[(u64, u64)]) -> bool {
     let recent: Vec<_> = calls.iter().rev().take(REMEMBERED).copied().collect();
     let newest = recent[0];
     let of_kind: Vec<_> = recent.iter().filter(|call| call.0 == newest.0).collect();
-    let result = of_kind.iter().map(|call| call.1).find(|result| *result != 0);
-    let same = of_kind.iter().filter(|call| call.1 == 0 || Some(call.1) == result);
+    let result = of_kind
+        .iter()
+        .map(|call| call.1)
+        .find(|result| *result != 0);
+    let same = of_kind
+        .iter()
+        .filter(|call| call.1 == 0 || Some(call.1) == result);
     if same.count() >= rule.repeats || of_kind.len() >= rule.changing_repeats {
         return true;
     }

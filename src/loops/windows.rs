@@ -242,7 +242,10 @@ impl Windows {
             .map(|(key, window)| (*key, window.place))
             .unzip();
         // Weyl's sequence: no two lots in a row have anything to do with each other.
-        let lot = self.lots.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) >> 33;
+        let lot = self
+            .lots
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+            >> 33;
         let lot = usize::try_from(lot).unwrap_or(0);
         let Some((at, had_repeats)) = victim(&places, now, lot) else {
             return;
@@ -292,7 +295,12 @@ impl Window {
 
     /// Makes the window one of `now`, wherever the clock went.
     fn begin(&mut self, now: i64, longest: i64) {
-        if self.ring.newest_first().next().is_some_and(|seen| seen.at > now) {
+        if self
+            .ring
+            .newest_first()
+            .next()
+            .is_some_and(|seen| seen.at > now)
+        {
             self.ring.hold_back(now);
             for episode in &mut self.episodes {
                 episode.until = episode.until.min(now.saturating_add(longest));
@@ -305,14 +313,25 @@ impl Window {
         self.place.expires = now.saturating_add(longest);
     }
 
-    fn judge(&mut self, rule: &Rule, at: usize, poller: Option<(usize, Poller)>, now: i64) -> Option<Found> {
+    fn judge(
+        &mut self,
+        rule: &Rule,
+        at: usize,
+        poller: Option<(usize, Poller)>,
+        now: i64,
+    ) -> Option<Found> {
         let Some((of, Poller::AtMost { most, per_seconds })) = poller else {
             let poller = poller.map(|(_, poller)| poller);
             return judge(rule, layer(at, true), poller, &self.ring, now);
         };
-        let per = i64::try_from(per_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let per = i64::try_from(per_seconds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
         let of = (at, of);
-        let place = self.allowances.iter().position(|allowance| allowance.of == of);
+        let place = self
+            .allowances
+            .iter()
+            .position(|allowance| allowance.of == of);
         let mut fresh = Allowance { of, full_at: now };
         let known = place.and_then(|place| self.allowances.get_mut(place));
         let full_at = known.map_or(&mut fresh.full_at, |known| &mut known.full_at);
@@ -338,7 +357,10 @@ impl Window {
         }
         let oldest = self.episodes.iter_mut().min_by_key(|episode| episode.until);
         if let Some(oldest) = oldest {
-            *oldest = Episode { of: found.episode, until };
+            *oldest = Episode {
+                of: found.episode,
+                until,
+            };
         }
         true
     }

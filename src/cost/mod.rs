@@ -80,19 +80,17 @@ pub use state::State;
 pub use window::{Period, Rolling, UtcMonth, Window};
 
 use self::combine::Queue;
-use self::price::NoPrice;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
-use self::store::{CostStore, Demand, Registered};
+use self::store::{CostStore, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
-use crate::error::{Disabled, ErrorKind};
+use crate::error::Disabled;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
-use crate::money::Usd;
 use crate::store::{Database, DatabaseError, Store};
-use crate::time::{Clock, Timestamp};
-use crate::usage::{Ceiling, CeilingAmount};
+use crate::time::Clock;
+use crate::usage::Ceiling;
 
 /// Enforces budgets. Cheap to clone; every clone is the same gate.
 #[derive(Clone)]

@@ -1,10 +1,16 @@
 //! Budgets: reserve before the call, settle after it.
 //!
-//! A [`Reservation`] is taken from every budget of the agent *before* the call, at the most the call
+//! A [`Budget`] is for an agent, a user, a model, any of these together, or the whole tenant, over
+//! sessions, days, months, rolling windows or for ever, in dollars, tokens and calls. A
+//! [`Reservation`] is taken from every budget that a call fits *before* the call, at the most the call
 //! can cost, and settled to the real cost afterwards. The limit is checked by the statement that spends
 //! it, so two callers racing for the last cent cannot both win. **At every admission,
-//! `settled + held + asked <= limit`**, in every budget of the agent or in none; what a call costs
-//! beyond its ceiling is recorded apart, as overrun.
+//! `settled + held + asked <= limit`**, in every budget of the call or in none; what a call costs
+//! beyond its ceiling is recorded apart, as overrun. (Not of budgets that [only
+//! warn](OnLimit::Warn).)
+//!
+//! Calls that come at the same time share a statement: all budgets of all of them are one round trip,
+//! and each is decided as if it were alone.
 //!
 //! | The store is | [`Cost::reserve`] | [`Reservation::settle`] |
 //! |---|---|---|
@@ -74,19 +80,17 @@ pub use state::State;
 pub use window::{Period, Rolling, UtcMonth, Window};
 
 use self::combine::Queue;
-use self::price::NoPrice;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
-use self::store::{CostStore, Demand, Registered};
+use self::store::{CostStore, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
-use crate::error::{Disabled, ErrorKind};
+use crate::error::Disabled;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
-use crate::money::Usd;
 use crate::store::{Database, DatabaseError, Store};
-use crate::time::{Clock, Timestamp};
-use crate::usage::{Ceiling, CeilingAmount};
+use crate::time::Clock;
+use crate::usage::Ceiling;
 
 /// Enforces budgets. Cheap to clone; every clone is the same gate.
 #[derive(Clone)]

@@ -127,6 +127,10 @@ impl Cost {
     /// # Cancel safety
     ///
     /// As [`top_up`](Self::top_up).
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the enforcement point asks for approvals")
+    )]
     pub(crate) async fn raise_once(
         &self,
         raise: &Raise,

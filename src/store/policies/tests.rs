@@ -229,7 +229,7 @@ async fn a_writer_who_does_not_take_a_revision_is_refused() {
     let row = "INSERT INTO portcullis.policies
                       (tenant_id, module, name, version, revision, document, updated_at)
                VALUES ('default', 'scope', 'b', 1, 1, '[1]', now())";
-    let set = |what: &str| format!("UPDATE portcullis.policies SET {what}");
+    let set = |what: &str| ["UPDATE", "portcullis.policies SET", what].join(" ");
     let refused = [
         row.to_owned(),
         set("document = '[2]'"),

@@ -143,6 +143,13 @@ impl<T: Send + 'static> PolicyWatch<T> {
         .await
     }
 
+    /// Stops following; what is in force stays.
+    pub(crate) fn stop(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
     pub(crate) fn policies(&self) -> &Policies {
         &self.shared.policies
     }

@@ -135,6 +135,7 @@ impl Parts {
 
     /// Completes what was handed to the background; the trail last, because all write to it.
     pub(crate) async fn shutdown(&self) {
+        self.scope.shutdown();
         self.contracts.shutdown().await;
         self.loops.shutdown().await;
         self.gates.shutdown().await;

@@ -407,6 +407,11 @@ impl Scope {
         Ok(())
     }
 
+    /// Stops following changes. What is in force stays.
+    pub(crate) fn shutdown(&self) {
+        self.shared.watch.stop();
+    }
+
     /// Whether the host left the gate on.
     pub(crate) fn is_on(&self) -> bool {
         self.shared.off.is_none()

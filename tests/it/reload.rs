@@ -13,6 +13,8 @@ use tokio::time::{sleep, timeout};
 use crate::common::{connect, governance, keys, principal, url};
 
 const URL: &str = "PORTCULLIS_RELOAD_CHILD_URL";
+/// How often all agents' policies are changed together.
+const ROUNDS: usize = 60;
 /// Far beyond what is promised: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -172,7 +174,6 @@ async fn what_is_registered_together_comes_into_force_together() {
     let reader = open(&test.database()).await;
     // In all of the shards.
     let agents: Vec<String> = (0..300).map(|i| format!("agent-{i}")).collect();
-    const ROUNDS: usize = 60;
     let names: Vec<String> = (0..=ROUNDS).map(|round| format!("round_{round}")).collect();
     let looking = {
         let (agents, names) = (agents.clone(), names.clone());

@@ -29,7 +29,7 @@ async fn without(test: &TestDatabase, modules: &[Module]) -> Governance {
 }
 
 /// It names the module and what to write differently.
-fn assert_names(disabled: &Disabled, module: Module) {
+fn assert_names(disabled: Disabled, module: Module) {
     assert_eq!(disabled.module(), module);
     assert_eq!(disabled.kind(), ErrorKind::Misuse);
     let text = disabled.to_string();
@@ -61,7 +61,7 @@ async fn a_scope_gate_that_is_off_refuses_every_call_and_is_not_asked() {
         let ScopeError::Disabled(disabled) = error else {
             panic!("{error}");
         };
-        assert_names(&disabled, Module::Scope);
+        assert_names(disabled, Module::Scope);
     }
     assert!(scope.filter_tools(&me, vec!["x"]).is_empty());
     assert!(scope.status().switched_off);
@@ -110,7 +110,7 @@ async fn a_cost_gate_that_is_off_refuses_every_call_and_those_that_count_on_it()
         let CostError::Disabled(disabled) = error else {
             panic!("{error}");
         };
-        assert_names(&disabled, Module::Cost);
+        assert_names(disabled, Module::Cost);
     }
     let all = policy("a").allow_any_model();
     gov.scope().register(all).await.unwrap();

@@ -47,6 +47,12 @@ pub(crate) struct PolicyRow {
     pub(crate) document: Option<String>,
 }
 
+struct Page {
+    rows: Vec<PolicyRow>,
+    /// It holds everything that there was after its beginning when it was read.
+    is_last: bool,
+}
+
 impl Policies {
     pub(crate) fn new(store: Store, module: &'static str) -> Self {
         Self {
@@ -148,10 +154,17 @@ impl Policies {
         revision: i64,
         after: &str,
     ) -> Result<Vec<PolicyRow>, StoreError> {
+        Ok(self.fetch_page(revision, after).await?.rows)
+    }
+
+    /// As [`list_since`](Self::list_since); says whether it is the last page, so that one who reads
+    /// while others never stop writing comes to an end.
+    async fn fetch_page(&self, revision: i64, after: &str) -> Result<Page, StoreError> {
         let work = async || {
             sqlx::query_as(
-                "SELECT s.name, s.version, s.revision, s.document
+                "SELECT s.name, s.version, s.revision, s.document, s.held
                    FROM (SELECT p.name, p.version, p.revision, p.document,
+                                count(*) OVER () AS held,
                                 row_number() OVER place AS nth,
                                 sum(coalesce(octet_length(p.document), 0)) OVER place AS bytes
                            FROM (SELECT c.name, c.version, c.revision, c.document
@@ -174,15 +187,21 @@ impl Policies {
             .fetch_all_in(&self.store)
             .await
         };
-        let rows: Vec<(String, i64, i64, Option<String>)> =
+        let rows: Vec<(String, i64, i64, Option<String>, i64)> =
             self.store.run_idempotent("read policies", work).await?;
-        let row = |(name, version, revision, document)| PolicyRow {
+        // How many there were, before those beyond the most bytes were left out.
+        let held = rows.first().map_or(0, |row| row.4);
+        let held = usize::try_from(held).unwrap_or(usize::MAX);
+        let row = |(name, version, revision, document, _)| PolicyRow {
             name,
             version,
             revision,
             document,
         };
-        Ok(rows.into_iter().map(row).collect())
+        Ok(Page {
+            is_last: held < PAGE && rows.len() == held,
+            rows: rows.into_iter().map(row).collect(),
+        })
     }
 
     /// The newest revision; 0 before the first.

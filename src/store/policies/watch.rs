@@ -143,6 +143,13 @@ impl<T: Send + 'static> PolicyWatch<T> {
         .await
     }
 
+    /// Stops following; what is in force stays.
+    pub(crate) fn stop(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
     pub(crate) fn policies(&self) -> &Policies {
         &self.shared.policies
     }
@@ -197,14 +204,16 @@ impl<T> Shared<T> {
         let mut revision = stored;
         let mut rows = Vec::new();
         loop {
-            let page = self.policies.list_since(from, &after).await?;
-            let Some(last) = page.last() else {
+            let page = self.policies.fetch_page(from, &after).await?;
+            if let Some(last) = page.rows.last() {
+                from = last.revision;
+                after.clone_from(&last.name);
+                revision = revision.max(last.revision);
+            }
+            rows.extend(page.rows.into_iter().map(&self.read));
+            if page.is_last {
                 break;
-            };
-            from = last.revision;
-            after.clone_from(&last.name);
-            revision = revision.max(last.revision);
-            rows.extend(page.into_iter().map(&self.read));
+            }
         }
         Ok(Some(PolicyChanges {
             revision,

@@ -217,6 +217,11 @@ fn a_closure_is_run_on_its_own_thread_with_the_proof_and_may_wait_for_other_thin
     assert!(!begun);
 }
 
+/// What asks for the proof that every gate was passed.
+fn charge(_proof: &Permit) -> Usd {
+    Usd::cents(60)
+}
+
 #[test]
 fn a_permit_is_settled_released_or_of_unknown_outcome() {
     let test = fresh();
@@ -227,10 +232,6 @@ fn a_permit_is_settled_released_or_of_unknown_outcome() {
         (usd.settled, usd.held, usd.unknown)
     };
 
-    // It is the proof that a function asks for.
-    fn charge(_proof: &Permit) -> Usd {
-        Usd::cents(60)
-    }
     let permit = gov.authorize(&charge_card(&me)).unwrap();
     assert_eq!(charged(&gov), (Usd::ZERO, Usd::dollars(1), Usd::ZERO));
     let cost = charge(&permit);
@@ -288,7 +289,7 @@ fn within_a_runtime_every_wait_panics_and_says_what_to_do_instead() {
             drop(gov.audit().log(AuditEvent::new(&me, "app.x")));
         }),
         ("check", &mut || {
-            drop(gov.scope().check(&me, "read_invoice"))
+            drop(gov.scope().check(&me, "read_invoice"));
         }),
         ("settle", &mut || {
             drop(permit.take().unwrap().settle(Outcome::completed()));

@@ -1,5 +1,6 @@
 //! Which clients are wrapped, and whether calls went past them, against a real Postgres.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -422,7 +423,8 @@ impl tracing::Subscriber for Heard {
         struct Text(String);
         impl Visit for Text {
             fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                self.0 += &format!(" {}={value:?}", field.name());
+                let (text, name) = (&mut self.0, field.name());
+                write!(text, " {name}={value:?}").unwrap();
             }
         }
         let mut text = Text(event.metadata().level().to_string());

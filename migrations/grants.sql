@@ -32,6 +32,11 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);
+    -- Approvals: asked for, decided and used step by step, as the triggers let them; nothing is removed.
+    EXECUTE format('REVOKE ALL ON portcullis.approval_requests, portcullis.approval_teams, portcullis.approval_tokens, portcullis.approval_grants FROM %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.approval_requests, portcullis.approval_grants TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.approval_teams TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', app);
     -- Retention: read, for verification; a legal hold may be set by anybody, and not released.
     EXECUTE format('REVOKE ALL ON portcullis.retention_policies, portcullis.legal_holds, portcullis.retention_guards, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.retention_policies, portcullis.legal_holds, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', app);

@@ -31,9 +31,7 @@ pub use outcome::{Outcome, Settlement};
 pub use proof::Permit;
 pub use run::RunError;
 
-use crate::audit::Purpose;
 use crate::call::{Action, Call, Parts};
-use crate::canon::Fields;
 use crate::cost::{CostError, Reservation};
 use crate::error::{ErrorKind, Gate, Refusal};
 use crate::governance::Governance;
@@ -57,7 +55,7 @@ impl Governance {
             Refusal::new(Gate::Call, ErrorKind::Misuse, invalid, "correct the call")
         })?;
         let decided = self.decide(call, &parts, id).await;
-        let digest = self.digest(&parts);
+        let digest = self.audit().call_digest(&parts);
         let reservation = match decided {
             Ok(reservation) => reservation,
             Err(refusal) => {
@@ -125,26 +123,6 @@ impl Governance {
                 reserved.map(Some).map_err(|error| by_cost(&error))
             }
         }
-    }
-
-    /// The keyed hash that binds a permit to its call: who, what, on what, with which arguments.
-    fn digest(&self, parts: &Parts<'_>) -> [u8; 32] {
-        let who = parts.principal;
-        let mut fields = Fields::labelled("portcullis/call/v1");
-        fields
-            .present(who.agent_id().as_str().as_bytes())
-            .present(who.session_id().as_str().as_bytes())
-            .text(who.user_id().map(AsRef::as_ref))
-            .text(who.operator_id().map(AsRef::as_ref))
-            .text(who.parent().map(|parent| parent.agent_id().as_str()))
-            .text(who.parent().map(|parent| parent.session_id().as_str()))
-            .present(parts.action.kind().as_bytes())
-            .present(parts.action.name().as_bytes())
-            .text(parts.resource)
-            .text(parts.api)
-            .text(parts.provider)
-            .text(parts.args);
-        self.audit().derive(Purpose::Call).tag(&[fields.as_bytes()])
     }
 }
 

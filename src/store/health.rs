@@ -29,6 +29,10 @@ const TABLES: &[&str] = &[
     "archives",
     "archive_ranges",
     "archive_links",
+    "approval_requests",
+    "approval_teams",
+    "approval_tokens",
+    "approval_grants",
 ];
 
 /// Every trigger that must be there and enabled.
@@ -68,6 +72,14 @@ const TRIGGERS: &[&str] = &[
     "archive_ranges_no_truncate",
     "archive_links_append_only",
     "archive_links_no_truncate",
+    "approval_requests_step_by_step",
+    "approval_requests_no_delete",
+    "approval_requests_no_truncate",
+    "approval_tokens_append_only",
+    "approval_tokens_no_truncate",
+    "approval_grants_fixed",
+    "approval_grants_no_delete",
+    "approval_grants_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

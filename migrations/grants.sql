@@ -28,7 +28,14 @@ BEGIN
     -- What was published outside of the database.
     EXECUTE format('REVOKE ALL ON portcullis.anchor_receipts FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.anchor_receipts TO %I', app);
-    -- Policies and budgets.
+    -- Policies: where an operator has a role of its own, the application reads them and changes none. What was in force
+    -- before is kept by a trigger, and changed by nobody.
+    EXECUTE format('REVOKE ALL ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history FROM %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history TO %I', app);
+    IF nullif(current_setting('portcullis.operator_role', true), '') IS NULL THEN
+        EXECUTE format('GRANT INSERT, UPDATE ON portcullis.policies, portcullis.policy_revisions TO %I', app);
+    END IF;
+    -- Budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.scope_policies TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);

@@ -14,6 +14,9 @@ const TABLES: &[&str] = &[
     "outbox",
     "keyring",
     "scope_policies",
+    "policies",
+    "policy_revisions",
+    "policy_history",
     "budgets",
     "budget_windows",
     "reservations",
@@ -80,6 +83,17 @@ const TRIGGERS: &[&str] = &[
     "approval_grants_fixed",
     "approval_grants_no_delete",
     "approval_grants_no_truncate",
+    "policies_revised_on_insert",
+    "policies_revised_on_update",
+    "policies_keep_history",
+    "policies_only_grow",
+    "policies_no_delete",
+    "policies_no_truncate",
+    "policy_revisions_only_grow",
+    "policy_revisions_no_delete",
+    "policy_revisions_no_truncate",
+    "policy_history_append_only",
+    "policy_history_no_truncate",
 ];
 
 /// How far apart the two clocks may be.

@@ -34,7 +34,7 @@ macro_rules! step {
 
 pub(crate) const MIGRATIONS: &[Step] = &[
     step!(1, "0001_audit", oldest_compatible: 1),
-    step!(2, "0002_scope", oldest_compatible: 2),
+    step!(2, "0002_policies", oldest_compatible: 2),
     step!(3, "0003_cost", oldest_compatible: 3),
     step!(4, "0004_outbox", oldest_compatible: 4),
     step!(5, "0005_keyring", oldest_compatible: 5),

@@ -39,8 +39,8 @@ impl GateStore {
     ) -> Result<Option<Stored>, StoreError> {
         let work = async || {
             let row = sqlx::query(
-                "SELECT request_id, subject, label, agent_id, session_id, operator_id, ancestors,
-                        call_digest, frame_digest, policy_hash, state, approvers, quorum, barred,
+                "SELECT request_id, subject, label, agent_id, session_id, operator_id, call_digest,
+                        frame_digest, policy_hash, state, approvers, quorum, barred,
                         operator_known, voters, approved_digest, requested_at, expires_at, revision,
                         expires_at <= coalesce($3, now()) AS due,
                         coalesce(held_until > coalesce($3, now()), false) AS held,
@@ -67,8 +67,8 @@ impl GateStore {
     ) -> Result<Option<Stored>, StoreError> {
         let work = async || {
             let row = sqlx::query(
-                "SELECT request_id, subject, label, agent_id, session_id, operator_id, ancestors,
-                        call_digest, frame_digest, policy_hash, state, approvers, quorum, barred,
+                "SELECT request_id, subject, label, agent_id, session_id, operator_id, call_digest,
+                        frame_digest, policy_hash, state, approvers, quorum, barred,
                         operator_known, voters, approved_digest, requested_at, expires_at, revision,
                         expires_at <= coalesce($3, now()) AS due,
                         coalesce(held_until > coalesce($3, now()), false) AS held,
@@ -95,8 +95,8 @@ impl GateStore {
     ) -> Result<Vec<Stored>, StoreError> {
         let work = async || {
             let rows = sqlx::query(
-                "SELECT request_id, subject, label, agent_id, session_id, operator_id, ancestors,
-                        call_digest, frame_digest, policy_hash, state, approvers, quorum, barred,
+                "SELECT request_id, subject, label, agent_id, session_id, operator_id, call_digest,
+                        frame_digest, policy_hash, state, approvers, quorum, barred,
                         operator_known, voters, approved_digest, requested_at, expires_at, revision,
                         false AS due, false AS held, coalesce($3, now()) AS now
                    FROM portcullis.approval_requests

@@ -45,6 +45,19 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.coverage_writers TO %I', app);
     -- What was seen of sessions that move between processes: each process its own rows.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.loop_windows TO %I', app);
+    -- Approvals: asked for, decided and used step by step, as the triggers let them; nothing is removed.
+    EXECUTE format('REVOKE ALL ON portcullis.approval_requests, portcullis.approval_teams, portcullis.approval_tokens, portcullis.approval_grants FROM %I', app);
+    -- Where an operator has a role of its own, the application asks and uses, and decides nothing: it can name no voter,
+    -- and without one more of them a trigger lets nothing be granted.
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, held_by, held_until, ended_at) ON portcullis.approval_requests TO %I', app);
+    EXECUTE format('GRANT SELECT, UPDATE (uses_left) ON portcullis.approval_grants TO %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.approval_teams TO %I', app);
+    IF nullif(current_setting('portcullis.operator_role', true), '') IS NULL THEN
+        EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
+        EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
+        EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);
+        EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', app);
+    END IF;
     -- Retention: read, for verification; a legal hold may be set by anybody, and not released.
     EXECUTE format('REVOKE ALL ON portcullis.retention_policies, portcullis.legal_holds, portcullis.retention_guards, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.retention_policies, portcullis.legal_holds, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', app);

@@ -50,8 +50,9 @@ pub use error::{Disabled, ErrorKind, Gate, Module, Refusal};
 pub use governance::Governance;
 pub use health::Health;
 pub use ids::{
-    AgentId, BudgetName, CallId, EventId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
-    MAX_ID_LEN, ModelName, OperatorId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,
+    AgentId, BudgetName, CallId, EventId, GrantId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
+    MAX_ID_LEN, ModelName, OperatorId, RequestId, ReservationId, SessionId, TenantId, ToolName,
+    UserId, kind,
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};

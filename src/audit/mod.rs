@@ -35,6 +35,7 @@
 //! ```
 
 pub mod anchor;
+mod bind;
 #[cfg(feature = "evidence")]
 pub mod bundle;
 mod checkpoint;

@@ -40,6 +40,10 @@ const TABLES: &[&str] = &[
     "coverage_calls",
     "coverage_writers",
     "loop_windows",
+    "approval_requests",
+    "approval_teams",
+    "approval_tokens",
+    "approval_grants",
 ];
 
 /// Every trigger that must be there and enabled.
@@ -91,6 +95,14 @@ const TRIGGERS: &[&str] = &[
     "presence_steps_only",
     "presence_no_delete",
     "presence_no_truncate",
+    "approval_requests_step_by_step",
+    "approval_requests_no_delete",
+    "approval_requests_no_truncate",
+    "approval_tokens_append_only",
+    "approval_tokens_no_truncate",
+    "approval_grants_fixed",
+    "approval_grants_no_delete",
+    "approval_grants_no_truncate",
     "policies_revised_on_insert",
     "policies_revised_on_update",
     "policies_keep_history",

@@ -30,6 +30,8 @@ mod cost;
 mod cost_kill;
 mod halt;
 mod coverage;
+#[cfg(test)]
+mod gates;
 mod heads;
 mod identity;
 mod journal;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::ids::RequestId;
+
 /// Which of four answers an error asks for. Exhaustive on purpose: a host maps it to HTTP 403, 503,
 /// 500 and 500.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +205,7 @@ pub struct Refusal {
     reason: String,
     remedy: String,
     retry_after: Option<Duration>,
+    request: Option<RequestId>,
 }
 
 impl Refusal {
@@ -218,11 +221,17 @@ impl Refusal {
             reason: reason.to_string(),
             remedy: remedy.into(),
             retry_after: None,
+            request: None,
         }
     }
 
     pub(crate) fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
+        self
+    }
+
+    pub(crate) fn about(mut self, request: Option<RequestId>) -> Self {
+        self.request = request;
         self
     }
 
@@ -254,6 +263,13 @@ impl Refusal {
     #[must_use]
     pub const fn wait(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The request for a person's approval that the call waits for: what
+    /// [`Gates::wait`](crate::gates::Gates::wait) takes.
+    #[must_use]
+    pub const fn request(&self) -> Option<RequestId> {
+        self.request
     }
 
     /// Finds a refusal in `error` or in what caused it, however it was wrapped.

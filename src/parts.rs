@@ -7,13 +7,16 @@ use crate::cost::{Cost, CostSettings};
 use crate::coverage::{Coverage, CoverageSettings};
 use crate::error::{Module, Switches};
 use crate::gates::Gates;
-use crate::halt::{Halt, HaltSettings};
-use crate::ids::TenantId;
+use crate::halt::{Halt, HaltSettings, Target};
+use crate::ids::{OperatorId, TenantId};
 use crate::loops::Loops;
 use crate::presence::{Presence, PresenceSettings};
 use crate::scope::{Scope, ScopePolicy};
 use crate::store::Store;
 use crate::tlog::LogError;
+
+/// Who has halted an agent that goes round in circles.
+const LOOP_GATE: &str = "portcullis:loops";
 
 /// What the builder decides for the modules.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +96,8 @@ impl Parts {
         let loops = Loops::new(at, on, under).switched(off);
         loops.load().await?;
         let (at, on, under) = around();
-        let gates = Gates::new(at, on, under);
+        let off = options.switches.disabled(Module::Gates);
+        let gates = Gates::new(at, on, under).switched(off);
         gates.load().await?;
         let (at, on, under) = around();
         let presence = Presence::new(at, on, under, &options.presence);
@@ -107,10 +111,24 @@ impl Parts {
                 halt: halt.clone(),
                 scope: scope.clone(),
                 cost: cost.clone(),
-                gates: gates.clone(),
             },
         )
         .switched(options.switches.disabled(Module::Contracts));
+        let asked = gates.clone();
+        contracts.approved_by(move |who, digest| {
+            let asked = asked.clone();
+            async move {
+                let used = asked.use_granted(&who, digest).await;
+                used.map_err(|error| error.kind())
+            }
+        });
+        let switch = halt.clone();
+        loops.stop_with(move |who, why| {
+            // Both are the gate's own, and well formed.
+            if let Ok(by) = OperatorId::parse(LOOP_GATE) {
+                let _ = switch.halt_detached(&Target::agent_of(who), &by, why);
+            }
+        });
         contracts.load().await?;
         let off: Vec<&str> = options.switches.off().map(Module::as_str).collect();
         if !off.is_empty() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::error::{ContractError, Violation};
 use super::evidence::{self, When};
-use super::{Contracts, Ending, Passed};
+use super::{AskedBy, Contracts, Ending, Passed};
 use crate::call::Call;
 
 impl Contracts {
@@ -35,7 +35,7 @@ impl Contracts {
             .parts()
             .map_err(|invalid| ContractError::Call(invalid.clone()))?;
         let digest = self.digest(&parts);
-        let passed = self.before(&parts, &digest).await?;
+        let passed = self.before(&parts, &digest, AskedBy::Contract).await?;
         Ok(Guard {
             contracts: self.clone(),
             passed: Some(passed),

@@ -61,7 +61,6 @@ use crate::audit::{Audit, Purpose, Receipt};
 use crate::call::{Parts, Principal};
 use crate::cost::Cost;
 use crate::error::{Disabled, ErrorKind};
-use crate::gates::Gates;
 use crate::halt::Halt;
 use crate::scope::Scope;
 use crate::store::Store;
@@ -81,8 +80,6 @@ pub(crate) struct Around {
     pub(crate) halt: Halt,
     pub(crate) scope: Scope,
     pub(crate) cost: Cost,
-    #[expect(dead_code, reason = "asked through `approved_by`")]
-    pub(crate) gates: Gates,
 }
 
 #[derive(Debug)]
@@ -121,7 +118,6 @@ impl Contracts {
     }
 
     /// Whether contracts are asked at all.
-    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) const fn is_on(&self) -> bool {
         self.off.is_none()
     }
@@ -132,7 +128,6 @@ impl Contracts {
 
     /// Who is asked whether a person agreed to the very call with this digest; until somebody is,
     /// nobody did.
-    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) fn approved_by<Fut>(
         &self,
         ask: impl Fn(Principal, [u8; 32]) -> Fut + Send + Sync + 'static,
@@ -189,10 +184,14 @@ impl Contracts {
     }
 
     /// Asks what must hold before a call; what the enforcement point and every guard ask.
+    ///
+    /// The enforcement point asks for approval itself ([`Passed::needs_approval`]), because it uses it up
+    /// only when nothing else refuses.
     pub(crate) async fn before(
         &self,
         parts: &Parts<'_>,
         digest: &[u8; 32],
+        approval: AskedBy,
     ) -> Result<Passed, ContractError> {
         let contracts: Vec<Arc<Contract>> = self
             .on()?
@@ -204,7 +203,7 @@ impl Contracts {
             .collect();
         let about = Arc::new(About::of(parts, digest));
         for contract in &contracts {
-            if let Err(violation) = self.meets(contract, parts, &about, digest).await {
+            if let Err(violation) = self.meets(contract, parts, &about, digest, approval).await {
                 let event = evidence::violated(&about, &violation, When::Before, true);
                 self.shared.around.audit.log_detached(event);
                 return Err(ContractError::Unmet(violation));
@@ -219,6 +218,7 @@ impl Contracts {
         parts: &Parts<'_>,
         about: &Arc<About>,
         digest: &[u8; 32],
+        approval: AskedBy,
     ) -> Result<(), Violation> {
         let around = &self.shared.around;
         let mut last = None;
@@ -229,6 +229,7 @@ impl Contracts {
                 Condition::BudgetAvailable(ceiling) => {
                     ask::budget_available(around, about, ceiling).await
                 }
+                Condition::Approved if approval == AskedBy::EnforcementPoint => Ok(()),
                 Condition::Approved => {
                     ask::approved(self.shared.approved_by.get(), about, digest).await
                 }
@@ -340,6 +341,28 @@ fn violation(contract: &Contract, required: String, found: &'static str) -> Viol
 pub(crate) struct Passed {
     contracts: Vec<Arc<Contract>>,
     about: Arc<About>,
+}
+
+/// Who asks a person, where a contract wants one to have agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedBy {
+    Contract,
+    EnforcementPoint,
+}
+
+impl Passed {
+    /// Whether one of the contracts wants a person to have agreed to this very call.
+    pub(crate) fn needs_approval(&self) -> bool {
+        let conditions = self.contracts.iter().flat_map(|one| &one.requires);
+        conditions
+            .into_iter()
+            .any(|condition| matches!(condition, Condition::Approved))
+    }
+
+    /// Whether nothing is promised, so that nothing has to be asked after the call.
+    pub(crate) fn promises_nothing(&self) -> bool {
+        self.contracts.iter().all(|one| one.ensures.is_empty())
+    }
 }
 
 /// How a call ended, as contracts are told.

@@ -253,6 +253,14 @@ impl Raise {
         parts.map(|short| (&short.budget, &short.window, short.amount))
     }
 
+    /// Each limit, in words that stay the same when the same call is tried again while others spend.
+    pub(crate) fn limits(&self) -> Vec<String> {
+        let parts = self.short.iter();
+        parts
+            .map(|short| format!("{} {} {}", short.budget, short.window, short.at_most))
+            .collect()
+    }
+
     pub(super) fn short(&self) -> &[Shortfall] {
         &self.short
     }

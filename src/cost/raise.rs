@@ -93,6 +93,7 @@ impl Cost {
             budget: more.budget.clone(),
             window,
             amount: more.amount,
+            at_most: more.amount,
         };
         let short: Vec<Shortfall> = match &more.window {
             Some(window) => vec![short(window.clone())],
@@ -127,10 +128,6 @@ impl Cost {
     /// # Cancel safety
     ///
     /// As [`top_up`](Self::top_up).
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the enforcement point asks for approvals")
-    )]
     pub(crate) async fn raise_once(
         &self,
         raise: &Raise,

@@ -9,7 +9,7 @@ use super::policy::InvalidApprovalPolicy;
 use super::token::TokenFault;
 use crate::audit::AuditError;
 use crate::call::InvalidCall;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::halt::Halted;
 use crate::ids::RequestId;
 use crate::store::StoreError;
@@ -47,6 +47,10 @@ pub enum GateError {
     },
     /// The approval is another call's by now, or it was taken back.
     NotHeld,
+    /// A contract wants a person's approval, and nobody was asked, or has agreed yet.
+    NotAsked,
+    /// The host switched the gate off.
+    Disabled(Disabled),
     /// Nothing under this id.
     NoRequest,
     /// It has been decided, or has ended.
@@ -101,6 +105,7 @@ impl GateError {
             | Self::NoStanding
             | Self::Policy(_)
             | Self::Call(_) => ErrorKind::Misuse,
+            Self::Disabled(disabled) => disabled.kind(),
             Self::BrokenPolicy => ErrorKind::Integrity,
             Self::Audit(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -120,6 +125,8 @@ impl GateError {
             Self::Denied { .. } => "a person refused this call",
             Self::Narrowed { .. } => "a person agreed to this call with narrower arguments only",
             Self::NotHeld => "the approval was used by another call, or taken back",
+            Self::NotAsked => "a person has to agree to this call first",
+            Self::Disabled(disabled) => disabled.reason(),
             Self::NoRequest => "there is no such request",
             Self::NotPending { .. } => "the request is not pending",
             Self::SelfApproval => "nobody decides what he, his agents or his operator ask for",
@@ -155,6 +162,8 @@ impl GateError {
             Self::Denied { .. } => "do not try it again; do something else, or ask the person why",
             Self::Narrowed { .. } => "make the call with the arguments that were agreed to",
             Self::NotHeld => "try the same call again",
+            Self::NotAsked => "have the host ask somebody, then try the same call again, unchanged",
+            Self::Disabled(disabled) => disabled.remedy(),
             Self::NoRequest => "check its id",
             Self::NotPending { .. } => {
                 "nothing is left to decide; make a new request if the call is still wanted"
@@ -256,3 +265,9 @@ from!(
     Audit(AuditError),
     Store(StoreError)
 );
+
+impl From<Disabled> for GateError {
+    fn from(disabled: Disabled) -> Self {
+        Self::Disabled(disabled)
+    }
+}

@@ -88,11 +88,12 @@ pub use standing::{StandingApproval, StandingGrant};
 pub use token::{ApprovalToken, TokenFault};
 
 use self::ask::Subject;
-use self::book::Book;
+use self::book::{Book, Known};
 use self::core::{Core, MANY, Under};
 use self::store::GateStore;
 use crate::audit::Audit;
 use crate::call::{Parts, Principal};
+use crate::error::Disabled;
 use crate::halt::Halt;
 use crate::ids::{AgentId, BudgetName};
 use crate::store::{Policies, Store, StoreError};
@@ -101,6 +102,8 @@ use crate::store::{Policies, Store, StoreError};
 #[derive(Clone, Debug)]
 pub struct Gates {
     core: Arc<Core>,
+    /// What every call is answered, if the host switched the gate off.
+    off: Option<Disabled>,
 }
 
 /// What is in force.
@@ -117,17 +120,6 @@ pub struct GatesStatus {
     pub heard: bool,
     /// The last look at the stored policies failed.
     pub failing: bool,
-}
-
-/// What a person is asked to let a budget exceed its limit by, once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Raise<'r> {
-    pub(crate) budget: &'r BudgetName,
-    /// The period and its key, such as `day 2026-11-27`.
-    pub(crate) window: &'r str,
-    /// What is counted: `usd_nanos`, `tokens`, `calls`.
-    pub(crate) unit: &'r str,
-    pub(crate) amount: u64,
 }
 
 impl Gates {
@@ -149,7 +141,21 @@ impl Gates {
             background: Arc::new(Semaphore::new(MANY as usize)),
         });
         core.audit.redeem(note::MODULE, note::taker(&core));
-        Self { core }
+        Self { core, off: None }
+    }
+
+    /// The same gate, switched off or not.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
+    }
+
+    /// Whether the gate is asked at all.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    fn on(&self) -> Result<&Arc<Core>, Disabled> {
+        self.off.map_or(Ok(&self.core), Err)
     }
 
     /// Reads what is stored, and begins to hear of changes.
@@ -185,23 +191,40 @@ impl Gates {
         Ok(Some(held))
     }
 
-    /// As [`admit`](Self::admit), for a limit that is to be raised once: by this amount, in this
-    /// window, for this caller. Another amount is another request, so ask in round steps.
-    #[cfg_attr(not(test), expect(dead_code, reason = "laid before it is used"))]
+    /// As [`admit`](Self::admit), for a call that needs approval whatever the policy says of it: a contract
+    /// asks for it. On the terms of the agent's policy; where there is none, only what the host asked
+    /// for by itself counts.
+    pub(crate) async fn admit_required(
+        &self,
+        parts: &Parts<'_>,
+        digest: [u8; 32],
+    ) -> Result<Approval, GateError> {
+        if let Some(held) = self.admit(parts, digest).await? {
+            return Ok(held);
+        }
+        let subject = self.subject(parts, digest);
+        match self.terms_of(parts.principal)? {
+            Some(under) => self.core.admit(&subject, Some(parts), &under).await,
+            None => self.core.take_asked(&subject).await,
+        }
+    }
+
+    /// Has somebody agree that limits are raised for one call, once. `limits` says which, in windows of
+    /// this caller's, and by how much at most; the same words find the same request. On the terms of
+    /// the agent's approval policy; `None` if it has none: nobody can be asked.
     pub(crate) async fn admit_raise(
         &self,
         who: &Principal,
-        raise: &Raise<'_>,
-        ask: &Ask,
-    ) -> Result<Approval, GateError> {
-        ask.terms.validate()?;
-        let amount = raise.amount.to_string();
-        let digest = self.core.audit.subject_digest(
-            "portcullis/raise/v1",
-            who,
-            &[raise.budget.as_str(), raise.window, raise.unit, &amount],
-        );
-        let label = format!("budget:{}", raise.budget);
+        budget: &BudgetName,
+        limits: &[String],
+    ) -> Result<Option<Approval>, GateError> {
+        let Some(under) = self.terms_of(who)? else {
+            return Ok(None);
+        };
+        let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
+        let bind = &self.core.audit;
+        let digest = bind.subject_digest("portcullis/raise/v1", who, &limits);
+        let label = format!("budget:{budget}");
         let subject = Subject {
             is_call: false,
             who,
@@ -209,11 +232,40 @@ impl Gates {
             digest,
             frame: digest,
         };
-        let under = Under {
-            terms: ask.terms.clone(),
-            policy_hash: String::new(),
+        self.core.admit(&subject, None, &under).await.map(Some)
+    }
+
+    /// Uses up what a person agreed to of the very call with this digest; says whether one did. Asks
+    /// nobody.
+    pub(crate) async fn use_granted(
+        &self,
+        who: &Principal,
+        digest: [u8; 32],
+    ) -> Result<bool, GateError> {
+        let subject = Subject {
+            is_call: true,
+            who,
+            label: "call",
+            digest,
+            frame: digest,
         };
-        self.core.admit(&subject, None, &under).await
+        match self.core.take_asked(&subject).await {
+            Ok(held) => held.use_up().await.map(|_| true),
+            Err(GateError::NotAsked) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Who is asked about an agent's doings that no policy names, if it has a policy.
+    fn terms_of(&self, who: &Principal) -> Result<Option<Under>, GateError> {
+        match self.core.book.find(who.agent_id()) {
+            Some(Known::Policy(found)) => Ok(Some(Under {
+                terms: found.policy.terms(),
+                policy_hash: String::new(),
+            })),
+            Some(Known::Broken) => Err(GateError::BrokenPolicy),
+            None => Ok(None),
+        }
     }
 
     fn subject<'p>(&self, parts: &Parts<'p>, digest: [u8; 32]) -> Subject<'p> {

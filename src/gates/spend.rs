@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::approval::{Approval, By};
 use super::approver::{barred, operator_is_known};
 use super::ask::Subject;
+use super::book::Known;
 use super::core::{Core, Under};
 use super::engine::RequestState;
 use super::error::GateError;
@@ -46,6 +47,37 @@ impl Core {
             Err(error) => return Err(error),
         }
         Err(self.refuse(subject, under).await)
+    }
+
+    /// Lets a call go on that the host had somebody asked about; asks nobody.
+    pub(super) async fn take_asked(
+        self: &Arc<Self>,
+        subject: &Subject<'_>,
+    ) -> Result<Approval, GateError> {
+        self.halt.check(subject.who)?;
+        let hold = Uuid::now_v7();
+        // On the terms of the policy that is in force, or on the host's own.
+        let in_force = match self.book.find(subject.who.agent_id()) {
+            Some(Known::Policy(found)) => Some(found.hash.clone()),
+            _ => None,
+        };
+        let taken = self.within("take an approval", async {
+            for hash in in_force.into_iter().chain([String::new()]) {
+                if let Some(id) = self.store.try_take(&subject.digest, &hash, hold).await? {
+                    return Ok(Some((id, hash)));
+                }
+            }
+            Ok(None)
+        });
+        let (id, hash) = taken.await?.ok_or(GateError::NotAsked)?;
+        let (by, about) = (By::Request(id), subject.about(id, &hash));
+        Ok(Approval::new(
+            Arc::clone(self),
+            by,
+            hold,
+            about,
+            subject.who,
+        ))
     }
 
     async fn take(
@@ -115,7 +147,6 @@ impl Core {
 
     /// Whether the policy that asked still says the same.
     pub(super) fn is_in_force(&self, who: &Principal, hash: &str) -> bool {
-        use super::book::Known;
         match self.book.find(who.agent_id()) {
             _ if hash.is_empty() => true,
             Some(Known::Policy(found)) => found.hash == hash,

@@ -171,7 +171,6 @@ impl Halt {
     /// # Errors
     ///
     /// [`HaltError::Invalid`] if the reason is none.
-    #[expect(dead_code, reason = "for the gates that halt by themselves")]
     pub(crate) fn halt_detached(
         &self,
         target: &Target,

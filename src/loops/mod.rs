@@ -142,7 +142,6 @@ impl Loops {
     }
 
     /// Whether the gate is asked at all.
-    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) const fn is_on(&self) -> bool {
         self.off.is_none()
     }
@@ -152,7 +151,6 @@ impl Loops {
     }
 
     /// How an agent is stopped whose policy says so. It must not wait: it is called under a check.
-    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) fn stop_with(
         &self,
         stop: impl Fn(&Principal, &'static str) + Send + Sync + 'static,
@@ -257,7 +255,6 @@ impl Loops {
     }
 
     /// Says what came of a call that was let through.
-    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) fn observe_result(&self, who: &Principal, clear: Mark, sha256: &[u8; 32]) {
         let result = fingerprint::of_result(&self.shared.audit, sha256);
         self.resolved(who, clear, result);
@@ -405,7 +402,6 @@ impl Clear {
     }
 
     /// Where the call was remembered, for [`observe_result`](Loops::observe_result).
-    #[expect(dead_code, reason = "laid before it is used")]
     pub(crate) const fn mark(&self) -> Option<Mark> {
         self.mark
     }

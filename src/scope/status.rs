@@ -40,6 +40,11 @@ impl ScopeStatus {
 }
 
 impl Scope {
+    /// The newest change of a stored policy that is in force here.
+    pub(crate) fn revision(&self) -> i64 {
+        self.shared.watch.status().revision
+    }
+
     /// What is in force: what is stored, and what this program pinned.
     #[must_use]
     pub fn status(&self) -> ScopeStatus {

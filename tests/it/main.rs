@@ -28,10 +28,10 @@ mod common;
 mod contracts;
 mod cost;
 mod cost_kill;
-mod halt;
 mod coverage;
 #[cfg(test)]
 mod gates;
+mod halt;
 mod heads;
 mod identity;
 mod journal;

@@ -41,9 +41,17 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);
     -- Approvals: asked for, decided and used step by step, as the triggers let them; nothing is removed.
     EXECUTE format('REVOKE ALL ON portcullis.approval_requests, portcullis.approval_teams, portcullis.approval_tokens, portcullis.approval_grants FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.approval_requests, portcullis.approval_grants TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.approval_teams TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', app);
+    -- Where an operator has a role of its own, the application asks and uses, and decides nothing: it can name no voter,
+    -- and without one more of them a trigger lets nothing be granted.
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, held_by, held_until, ended_at) ON portcullis.approval_requests TO %I', app);
+    EXECUTE format('GRANT SELECT, UPDATE (uses_left) ON portcullis.approval_grants TO %I', app);
+    EXECUTE format('GRANT SELECT ON portcullis.approval_teams TO %I', app);
+    IF nullif(current_setting('portcullis.operator_role', true), '') IS NULL THEN
+        EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
+        EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
+        EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);
+        EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', app);
+    END IF;
     -- Retention: read, for verification; a legal hold may be set by anybody, and not released.
     EXECUTE format('REVOKE ALL ON portcullis.retention_policies, portcullis.legal_holds, portcullis.retention_guards, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.retention_policies, portcullis.legal_holds, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', app);
@@ -72,5 +80,20 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.head_signatures, portcullis.anchor_receipts TO %I', archivist);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.retention_policies, portcullis.archives, portcullis.archive_ranges, portcullis.archive_links TO %I', archivist);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.legal_holds TO %I', archivist);
+END
+$$;
+
+-- The operator: decides, and says who may. Beside what operators are given elsewhere.
+DO $$
+DECLARE
+    operator text := nullif(current_setting('portcullis.operator_role', true), '');
+BEGIN
+    IF operator IS NULL OR NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = operator) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA portcullis TO %I', operator);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.approval_requests, portcullis.approval_grants TO %I', operator);
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.approval_teams TO %I', operator);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', operator);
 END
 $$;

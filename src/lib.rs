@@ -47,7 +47,8 @@ pub use governance::Governance;
 pub use health::Health;
 pub use ids::{
     AgentId, BudgetName, CallId, EventId, GrantId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
-    MAX_ID_LEN, ModelName, OperatorId, RequestId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,
+    MAX_ID_LEN, ModelName, OperatorId, RequestId, ReservationId, SessionId, TenantId, ToolName,
+    UserId, kind,
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};

@@ -33,7 +33,9 @@ enum Sort {
 }
 
 /// What is put before a name to say whose it is, and makes no other person of it.
-const PREFIXES: &[&str] = &["user", "operator", "agent", "team", "mailto", "human", "session"];
+const PREFIXES: &[&str] = &[
+    "user", "operator", "agent", "team", "mailto", "human", "session",
+];
 
 impl ApproverRef {
     /// Parses `user:<id>` or `team:<id>`.

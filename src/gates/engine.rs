@@ -84,8 +84,8 @@ impl RequestState {
 pub(super) struct Facts<'f> {
     /// `user:` and `team:` refs.
     pub(super) approvers: &'f [String],
-    /// The teams, of those above, that the voter belongs to.
-    pub(super) teams: &'f [String],
+    /// Whether the voter belongs to one of these teams.
+    pub(super) in_team: bool,
     /// Who may never, folded.
     pub(super) barred: &'f [String],
     /// Whether it is known who operates the agents, or need not be.
@@ -130,7 +130,7 @@ pub(super) fn may_decide(facts: &Facts<'_>, voter: &ApproverRef) -> Result<(), B
         return Err(Blocked::UnknownOperator);
     }
     let asked = facts.approvers.contains(&voter.to_string());
-    if !asked && facts.teams.is_empty() {
+    if !asked && !facts.in_team {
         return Err(Blocked::NotAsked);
     }
     if facts.voters.contains(&name) {

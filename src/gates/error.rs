@@ -114,7 +114,9 @@ impl GateError {
         match self {
             Self::Halted(_) => "the agent is halted",
             Self::Pending { .. } => "a person has to agree to this call first",
-            Self::Journalled { .. } => "a person has to agree to this call first, and cannot be asked now",
+            Self::Journalled { .. } => {
+                "a person has to agree to this call first, and cannot be asked now"
+            }
             Self::Denied { .. } => "a person refused this call",
             Self::Narrowed { .. } => "a person agreed to this call with narrower arguments only",
             Self::NotHeld => "the approval was used by another call, or taken back",
@@ -129,7 +131,9 @@ impl GateError {
             Self::NotWhatWasAsked => "these arguments are not those of the request",
             Self::NotNarrower(_) => "the arguments are not narrower",
             Self::Token(_) => "the token lets nobody decide",
-            Self::NotRequester => "only its agent, in its session, or an operator takes a request back",
+            Self::NotRequester => {
+                "only its agent, in its session, or an operator takes a request back"
+            }
             Self::NoStanding => "the policy lets nobody agree to this in advance",
             Self::BrokenPolicy => "the agent's stored approval policy cannot be read",
             Self::Policy(_) => "the approval policy is invalid",
@@ -145,14 +149,20 @@ impl GateError {
         match self {
             Self::Halted(halted) => halted.remedy(),
             Self::Pending { .. } => "wait for a person, then try the same call again, unchanged",
-            Self::Journalled { .. } => "the request is kept and is made when the database is back; try the same call again later",
+            Self::Journalled { .. } => {
+                "the request is kept and is made when the database is back; try the same call again later"
+            }
             Self::Denied { .. } => "do not try it again; do something else, or ask the person why",
             Self::Narrowed { .. } => "make the call with the arguments that were agreed to",
             Self::NotHeld => "try the same call again",
             Self::NoRequest => "check its id",
-            Self::NotPending { .. } => "nothing is left to decide; make a new request if the call is still wanted",
+            Self::NotPending { .. } => {
+                "nothing is left to decide; make a new request if the call is still wanted"
+            }
             Self::SelfApproval => "somebody else must decide",
-            Self::UnknownOperator => "say who operates the agent (operated_by), or have the policy allow it",
+            Self::UnknownOperator => {
+                "say who operates the agent (operated_by), or have the policy allow it"
+            }
             Self::NotApprover => "one of those who were asked must decide; escalate to ask others",
             Self::TeamCannotDecide => "decide as user:<id>, one of its members",
             Self::AlreadyVoted => "another person must decide too",
@@ -161,7 +171,9 @@ impl GateError {
             Self::NotNarrower(_) => "agree to less than was asked for, or refuse",
             Self::Token(fault) => fault.remedy(),
             Self::NotRequester => "have its agent or an operator do it",
-            Self::NoStanding => "allow it with allow_standing, within its bounds, or decide call by call",
+            Self::NoStanding => {
+                "allow it with allow_standing, within its bounds, or decide call by call"
+            }
             Self::BrokenPolicy => "an operator must register it again",
             Self::Policy(_) => "correct it and try again",
             Self::Call(_) => "correct the call",

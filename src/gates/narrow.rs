@@ -91,7 +91,8 @@ fn is_narrower(old: &Value, new: &Value) -> bool {
         (Value::Object(old), Value::Object(new)) => {
             old.len() == new.len()
                 && new.iter().all(|(key, value)| {
-                    old.get(key).is_some_and(|before| is_narrower(before, value))
+                    old.get(key)
+                        .is_some_and(|before| is_narrower(before, value))
                 })
         }
         _ => false,

@@ -99,7 +99,12 @@ impl ApprovalPolicy {
         mut self,
         models: impl IntoIterator<Item = S>,
     ) -> Result<Self, InvalidApprovalPolicy> {
-        extend("require_for_models", &mut self.models, models, Pattern::model)?;
+        extend(
+            "require_for_models",
+            &mut self.models,
+            models,
+            Pattern::model,
+        )?;
         Ok(self)
     }
 
@@ -319,8 +324,11 @@ fn extend<S: AsRef<str>>(
     parse: impl Fn(&str) -> Result<Pattern, PatternFault>,
 ) -> Result<(), InvalidApprovalPolicy> {
     for (index, entry) in entries.into_iter().enumerate() {
-        let pattern = parse(entry.as_ref())
-            .map_err(|fault| InvalidApprovalPolicy::Entry { list, index, fault })?;
+        let pattern = parse(entry.as_ref()).map_err(|fault| InvalidApprovalPolicy::Entry {
+            list,
+            index,
+            fault,
+        })?;
         set.insert(pattern);
         if set.len() > MAX_PATTERNS {
             return Err(InvalidApprovalPolicy::TooMany { list });
@@ -370,7 +378,9 @@ pub enum InvalidApprovalPolicy {
     #[error("grants in advance are for 1 to 1000000 calls, for a second to a year")]
     Standing,
     /// Grants in advance, which one person gives, where several must agree.
-    #[error("where several people must agree, none can do so in advance; drop allow_standing or quorum")]
+    #[error(
+        "where several people must agree, none can do so in advance; drop allow_standing or quorum"
+    )]
     StandingQuorum,
     /// A document with an unknown or missing field, or none at all.
     #[error("the policy document is not one of this version; register the policy again")]
@@ -379,6 +389,8 @@ pub enum InvalidApprovalPolicy {
     #[error("agent: {0}")]
     Agent(InvalidId),
     /// The document is stored under another agent.
-    #[error("the policy document names another agent than the one it is stored for; register it again")]
+    #[error(
+        "the policy document names another agent than the one it is stored for; register it again"
+    )]
     OtherAgent,
 }

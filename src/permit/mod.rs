@@ -1,7 +1,7 @@
 //! The enforcement point: every gate in its order, and proof that they were passed.
 //!
 //! [`Governance::authorize`] asks the gates in a fixed order, cheap and final first, money last, so
-//! that a refusal never has to be refunded: the call itself, scope, cost. Then it puts the decision
+//! that a refusal never has to be refunded: the call itself, scope, approval, cost. Then it puts the decision
 //! on durable record, and only then returns a [`Permit`]. Nothing governed ever acts off the record.
 //!
 //! | The store is | [`authorize`](Governance::authorize) | [`Permit::settle`] |
@@ -34,6 +34,7 @@ pub use run::RunError;
 use crate::call::{Action, Call, Parts};
 use crate::cost::{CostError, Reservation};
 use crate::error::{ErrorKind, Gate, Refusal};
+use crate::gates::{GateError, UsedApproval};
 use crate::governance::Governance;
 use crate::ids::CallId;
 use crate::scope::{ScopeError, Target};
@@ -54,10 +55,9 @@ impl Governance {
         let parts = call.parts().map_err(|invalid| {
             Refusal::new(Gate::Call, ErrorKind::Misuse, invalid, "correct the call")
         })?;
-        let decided = self.decide(call, &parts, id).await;
         let digest = self.audit().call_digest(&parts);
-        let reservation = match decided {
-            Ok(reservation) => reservation,
+        let (approval, reservation) = match self.decide(call, &parts, id, digest).await {
+            Ok(passed) => passed,
             Err(refusal) => {
                 self.audit()
                     .log_detached(record::refused(&parts, id, &digest, &refusal));
@@ -66,7 +66,7 @@ impl Governance {
         };
         // Until the permit exists, a reservation whose call cannot happen is released.
         let held = Held(reservation);
-        let decision = record::permitted(&parts, id, &digest, held.0.as_ref());
+        let decision = record::permitted(&parts, id, &digest, held.0.as_ref(), approval.as_ref());
         let started = decision.last_id();
         if let Err(error) = self.audit().append_all(decision.into_events()).await {
             return Err(Refusal::new(
@@ -92,7 +92,8 @@ impl Governance {
         call: &Call,
         parts: &Parts<'_>,
         id: CallId,
-    ) -> Result<Option<Reservation>, Refusal> {
+        digest: [u8; 32],
+    ) -> Result<(Option<UsedApproval>, Option<Reservation>), Refusal> {
         let who = parts.principal;
         let target = match parts.action {
             Action::Tool(name) => Target::Tool(name.as_str()),
@@ -116,11 +117,25 @@ impl Governance {
                     "declare the ceiling of the call",
                 )
             })?;
-        match ceiling {
+        let admitted = self.gates().admit(parts, digest).await;
+        let approval = admitted.map_err(|error| by_gates(&error))?;
+        let reserved = match ceiling {
             None => Ok(None),
-            Some(ceiling) => {
-                let reserved = self.cost().reserve_for(who, ceiling, id).await;
-                reserved.map(Some).map_err(|error| by_cost(&error))
+            Some(ceiling) => self.cost().reserve_for(who, ceiling, id).await.map(Some),
+        };
+        let Some(approval) = approval else {
+            return Ok((None, reserved.map_err(|error| by_cost(&error))?));
+        };
+        match reserved {
+            // The next try of the same call has the approval still.
+            Err(error) => {
+                approval.give_back().await;
+                Err(by_cost(&error))
+            }
+            Ok(reservation) => {
+                let held = Held(reservation);
+                let used = approval.use_up().await;
+                Ok((Some(used.map_err(|error| by_gates(&error))?), held.keep()))
             }
         }
     }
@@ -139,6 +154,11 @@ fn by_scope(error: &ScopeError) -> Refusal {
 
 fn by_cost(error: &CostError) -> Refusal {
     Refusal::new(Gate::Cost, error.kind(), error.reason(), error.remedy())
+        .retry_after(error.retry_after())
+}
+
+fn by_gates(error: &GateError) -> Refusal {
+    Refusal::new(Gate::Approval, error.kind(), error.reason(), error.remedy())
         .retry_after(error.retry_after())
 }
 

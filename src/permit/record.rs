@@ -5,6 +5,7 @@ use crate::audit::{AuditEvent, Kind};
 use crate::call::{Action, Parts, Principal};
 use crate::cost::Reservation;
 use crate::error::Refusal;
+use crate::gates::UsedApproval;
 use crate::ids::{CallId, EventId};
 
 /// The longest resource that is recorded; a longer one is bound by the digest alone.
@@ -32,8 +33,12 @@ pub(super) fn permitted(
     call: CallId,
     digest: &[u8; 32],
     reservation: Option<&Reservation>,
+    approval: Option<&UsedApproval>,
 ) -> Decision {
-    let decision = about(parts, Kind::PolicyDecision, call, digest).decision("allow");
+    let mut decision = about(parts, Kind::PolicyDecision, call, digest).decision("allow");
+    if let Some(approval) = approval {
+        decision = decision.caused_by(approval.entry);
+    }
     let kind = match parts.action {
         Action::Tool(_) => Kind::ToolCallStarted,
         Action::Model(_) => Kind::LlmCallStarted,

@@ -26,6 +26,8 @@ mod cli;
 mod common;
 mod cost;
 mod cost_kill;
+#[cfg(test)]
+mod gates;
 mod heads;
 mod identity;
 mod journal;

@@ -13,8 +13,8 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub(in crate::gates) struct Looked {
     pub(in crate::gates) request: Stored,
-    /// The teams, of those that are asked, that he belongs to.
-    pub(in crate::gates) teams: Vec<String>,
+    /// Whether he belongs to one of the teams that are asked.
+    pub(in crate::gates) in_team: bool,
     /// Whether an agent has that name.
     pub(in crate::gates) is_agent: bool,
 }
@@ -52,34 +52,16 @@ impl GateStore {
             request.operator_known = true;
             request.barred.push(fold(&operator));
         }
-        let row = {
-            let request = &request;
-            let work = async || {
-                sqlx::query_as(
-                    "SELECT ARRAY(SELECT t.team_id
-                                    FROM portcullis.approval_teams t
-                                   WHERE t.tenant_id = $1 AND t.member_id = $2
-                                     AND 'team:' || t.team_id = ANY ($3)),
-                            EXISTS (SELECT 1
-                                      FROM portcullis.scope_policies p
-                                     WHERE p.tenant_id = $1
-                                       AND lower(translate(p.agent_id, '._-:/+=@', '')) = ANY ($4))",
-                )
-                .bind(self.store.tenant().as_str())
-                .bind(voter)
-                .bind(&request.shown.approvers)
-                .bind(spellings(voter))
-                .fetch_optional_in(&self.store)
-                .await
-            };
-            self.store
-                .run_idempotent("look who decides", work)
-                .await?
-        };
-        let (teams, is_agent): (Vec<String>, bool) = row.unwrap_or((Vec::new(), true));
+        let is_agent = self.is_agent(&spellings(voter)).await?;
+        let asked = request.shown.approvers.iter();
+        let asked: Vec<String> = asked
+            .filter_map(|approver| approver.strip_prefix("team:"))
+            .map(str::to_owned)
+            .collect();
+        let in_team = !asked.is_empty() && self.is_member(&asked, voter).await?;
         Ok(Some(Looked {
             request,
-            teams,
+            in_team,
             is_agent,
         }))
     }
@@ -182,5 +164,24 @@ impl GateStore {
         .fetch_optional(tx)
         .await
         .map_err(StoreError::during("use a token up"))
+    }
+
+    pub(in crate::gates) async fn is_token_used(
+        &self,
+        token: &[u8; 16],
+    ) -> Result<bool, StoreError> {
+        let work = async || {
+            sqlx::query_as(
+                "SELECT EXISTS (SELECT 1
+                                  FROM portcullis.approval_tokens
+                                 WHERE tenant_id = $1 AND token_id = $2)",
+            )
+            .bind(self.store.tenant().as_str())
+            .bind(token.as_slice())
+            .fetch_optional_in(&self.store)
+            .await
+        };
+        let found: Option<(bool,)> = self.store.run_idempotent("look for a token", work).await?;
+        Ok(found.is_some_and(|(used,)| used))
     }
 }

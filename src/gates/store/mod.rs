@@ -11,7 +11,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
-pub(super) use decide::{Vote, Voted};
+pub(super) use decide::{Looked, Vote, Voted};
 pub(super) use held::HOLD;
 pub(super) use requests::NewRequest;
 pub(super) use standing::{NewGrant, StandingRow};
@@ -32,7 +32,6 @@ pub(super) struct GateStore {
 pub(super) struct Stored {
     pub(super) shown: ApprovalRequest,
     pub(super) is_call: bool,
-    pub(super) ancestors: Vec<String>,
     pub(super) call_digest: [u8; 32],
     pub(super) frame_digest: [u8; 32],
     pub(super) policy_hash: String,
@@ -77,7 +76,6 @@ impl Stored {
                 expires_at: row.try_get("expires_at")?,
             },
             is_call: text("subject")? == "call",
-            ancestors: row.try_get("ancestors")?,
             call_digest: digest("call_digest")?,
             frame_digest: digest("frame_digest")?,
             policy_hash: text("policy_hash")?,

@@ -151,7 +151,9 @@ impl GateStore {
         .persistent(false)
         .fetch_optional(tx)
         .await
-        .map_err(StoreError::during("take back what was agreed to in advance"))
+        .map_err(StoreError::during(
+            "take back what was agreed to in advance",
+        ))
     }
 
     /// The grants of an agent that are in force.

@@ -44,7 +44,7 @@ impl GateStore {
         .map_err(StoreError::during(operation))
     }
 
-    /// The members of `team` that are asked about, of `voter` alone: whether he is one.
+    /// Whether `member` belongs to one of `teams`.
     pub(in crate::gates) async fn is_member(
         &self,
         teams: &[String],
@@ -70,13 +70,20 @@ impl GateStore {
     }
 
     /// Whether an agent has that name, however it is written.
-    pub(in crate::gates) async fn is_agent(&self, spellings: &[String]) -> Result<bool, StoreError> {
+    pub(in crate::gates) async fn is_agent(
+        &self,
+        spellings: &[String],
+    ) -> Result<bool, StoreError> {
         let work = async || {
             sqlx::query_as(
                 "SELECT EXISTS (SELECT 1
                                   FROM portcullis.scope_policies
                                  WHERE tenant_id = $1
-                                   AND lower(translate(agent_id, '._-:/+=@', '')) = ANY ($2))",
+                                   AND lower(translate(agent_id, '._-:/+=@', '')) = ANY ($2))
+                     OR EXISTS (SELECT 1
+                                  FROM portcullis.policies
+                                 WHERE tenant_id = $1 AND module IN ('scope', 'gates')
+                                   AND lower(translate(name, '._-:/+=@', '')) = ANY ($2))",
             )
             .bind(self.store.tenant().as_str())
             .bind(spellings)

@@ -47,7 +47,8 @@ CREATE TABLE portcullis.approval_requests (
     PRIMARY KEY (tenant_id, request_id),
     CHECK (NOT voters && barred),
     CHECK (state NOT IN ('granted', 'consumed') OR (cardinality(voters) >= quorum AND approved_digest IS NOT NULL)),
-    CHECK (state <> 'consumed' OR held_by IS NOT NULL)
+    CHECK (state <> 'consumed' OR held_by IS NOT NULL),
+    CHECK (held_by IS NULL OR state NOT IN ('pending', 'denied', 'withdrawn'))
 );
 
 -- Asking again finds the same request: there is one at a time.
@@ -72,6 +73,9 @@ CREATE INDEX approval_requests_ancestors_idx
 -- is_agent: no agent's id is that of a person, however it is written.
 CREATE INDEX scope_policies_folded_idx
     ON portcullis.scope_policies (tenant_id, lower(translate(agent_id, '._-:/+=@', '')));
+CREATE INDEX policies_folded_idx
+    ON portcullis.policies (tenant_id, lower(translate(name, '._-:/+=@', '')))
+    WHERE module IN ('scope', 'gates');
 
 CREATE FUNCTION portcullis.check_approval_request() RETURNS trigger
 LANGUAGE plpgsql AS $$

@@ -79,7 +79,7 @@ async fn main() -> Result<(), Fault> {
     person.wait()?;
 
     gov.audit().move_outbox().await?;
-    for entry in gov.audit().events(&Query::all()).await?.iter() {
+    for entry in &gov.audit().events(&Query::all()).await?.entries {
         println!(
             "trail     {} {}",
             entry.kind,

@@ -107,3 +107,18 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.legal_holds TO %I', archivist);
 END
 $$;
+
+-- The operator: decides, and says who may. Beside what operators are given elsewhere.
+DO $$
+DECLARE
+    operator text := nullif(current_setting('portcullis.operator_role', true), '');
+BEGIN
+    IF operator IS NULL OR NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = operator) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA portcullis TO %I', operator);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.approval_requests, portcullis.approval_grants TO %I', operator);
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.approval_teams TO %I', operator);
+    EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', operator);
+END
+$$;

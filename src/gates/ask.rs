@@ -1,6 +1,7 @@
 //! Asking: the same request is found as long as it lives, and a new one is made after that.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::approver::{barred, line, operator_is_known};
 use super::core::{Core, Under};
@@ -20,6 +21,10 @@ use crate::store::{StoreError, StoreFault};
 const ROUNDS: u32 = 4;
 /// How many journalled requests are remembered; beyond it, asking again writes another line.
 const REMEMBERED: usize = 4_096;
+
+/// When to look whether what the journal keeps can be stored.
+const FIRST_DRAIN: Duration = Duration::from_millis(250);
+const LAST_DRAIN: Duration = Duration::from_secs(5);
 
 /// What a person is to agree to.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +81,7 @@ impl Core {
     /// Finds the request about `subject`, or makes it; where the database is away, has the journal
     /// keep it.
     pub(super) async fn ask(
-        &self,
+        self: &Arc<Self>,
         subject: &Subject<'_>,
         under: &Under,
     ) -> Result<Requested, GateError> {
@@ -238,7 +243,11 @@ impl Core {
     }
 
     /// Has the journal keep the request, on the disk and synced, and its entry.
-    async fn keep(&self, subject: &Subject<'_>, under: &Under) -> Result<Requested, GateError> {
+    async fn keep(
+        self: &Arc<Self>,
+        subject: &Subject<'_>,
+        under: &Under,
+    ) -> Result<Requested, GateError> {
         if let Some(id) = self.remembered(&subject.digest) {
             return Ok(Requested::Journalled { id });
         }
@@ -250,6 +259,7 @@ impl Core {
             kept.insert(subject.digest, id);
         }
         drop(kept);
+        self.drain_soon(subject.digest);
         let about = subject.about(id, &under.policy_hash);
         let event = about.event_of(subject.who, Kind::GateRequested);
         let event = event
@@ -258,6 +268,25 @@ impl Core {
             .with("quorum", new.quorum);
         self.audit.log_detached(event);
         Ok(Requested::Journalled { id })
+    }
+
+    /// Has the journal drained once the database is back: the trail itself may never notice that it
+    /// was away, and would look into its journal only every half minute.
+    fn drain_soon(self: &Arc<Self>, digest: [u8; 32]) {
+        let core = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            let mut pause = FIRST_DRAIN;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_DRAIN);
+                let Some(core) = core.upgrade() else { return };
+                if core.remembered(&digest).is_none() {
+                    return;
+                }
+                // While the database is away, it says so.
+                let _ = core.audit.drain().await;
+            }
+        });
     }
 
     fn remembered(&self, digest: &[u8; 32]) -> Option<RequestId> {

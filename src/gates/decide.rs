@@ -169,7 +169,7 @@ impl Core {
             grants: ballot.grants,
             revision: looked.request.revision,
         };
-        let Some(voted) = self.store.try_vote_in_tx(&mut tx, &vote).await? else {
+        let Some(counted) = self.store.try_vote_in_tx(&mut tx, &vote).await? else {
             return Ok(None);
         };
         let about = About::from(&looked.request);
@@ -180,7 +180,7 @@ impl Core {
                 .with("approver", ballot.approver.to_string());
             self.audit.append_in_tx(&mut tx, event).await?;
         }
-        let (kind, decision) = match voted.state {
+        let (kind, decision) = match counted.state {
             RequestState::Granted => (Kind::GateGranted, "grant"),
             RequestState::Denied => (Kind::GateDenied, "deny"),
             _ => (Kind::GateVoted, "grant"),
@@ -189,19 +189,19 @@ impl Core {
             .event(kind)
             .decision(decision)
             .with("approver", ballot.approver.to_string())
-            .with("votes", voted.votes)
+            .with("votes", counted.votes)
             .with("quorum", looked.request.shown.quorum);
         if let (true, Some(grants)) = (ballot.narrowed, ballot.grants) {
             event = event.with("approved_digest", hex::encode(grants));
         }
-        if voted.state == RequestState::Granted {
-            event = event.with("expires_at", voted.expires_at.to_string());
+        if counted.state == RequestState::Granted {
+            event = event.with("expires_at", counted.expires_at.to_string());
         }
         let event = because(event, ballot.reason);
         self.audit.append_in_tx(&mut tx, event).await?;
         self.store.notify_in_tx(&mut tx, ballot.id).await?;
         GateStore::commit(tx).await?;
-        Ok(Some(voted))
+        Ok(Some(counted))
     }
 
     /// A decision that came after another one is on record, too.

@@ -123,7 +123,7 @@ impl Core {
     }
 
     /// Finds or makes the request, and says where it stands.
-    async fn refuse(&self, subject: &Subject<'_>, under: &Under) -> GateError {
+    async fn refuse(self: &Arc<Self>, subject: &Subject<'_>, under: &Under) -> GateError {
         let found = match self.ask(subject, under).await {
             Ok(Requested::Stored(found)) => found,
             Ok(Requested::Journalled { id }) => return GateError::Journalled { request: id },

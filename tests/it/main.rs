@@ -32,6 +32,8 @@ mod coverage;
 #[cfg(test)]
 mod gates;
 mod halt;
+#[cfg(test)]
+mod gates;
 mod heads;
 mod identity;
 mod journal;

@@ -132,8 +132,8 @@ impl GateStore {
                      ancestors, call_digest, frame_digest, policy_hash, state, approvers, quorum, barred,
                      operator_known, voters, life_micros, requested_at, expires_at, revision)
              VALUES ($1, $2, CASE WHEN $3 THEN 'call' ELSE 'raise' END, $4, $5, $6, $7, $8, $9, $10, $11,
-                     $12, 'pending', $13, $14, $15, $16, '{}', $17, coalesce($18, now()),
-                     coalesce($18, now()) + $17 * interval '1 microsecond', 0)
+                     $12, 'pending', $13, $14, $15, $16, '{}', $17::bigint, coalesce($18, now()),
+                     coalesce($18, now()) + $17::bigint * interval '1 microsecond', 0)
              ON CONFLICT DO NOTHING
              RETURNING requested_at, expires_at",
         )
@@ -225,9 +225,9 @@ impl GateStore {
         sqlx::query_scalar(
             "UPDATE portcullis.approval_requests
                 SET approvers = CASE WHEN cardinality($3::text[]) > 0 THEN $3 ELSE approvers END,
-                    life_micros = coalesce($4, life_micros),
-                    expires_at = CASE WHEN $4 IS NULL THEN expires_at
-                                      ELSE coalesce($5, now()) + $4 * interval '1 microsecond' END,
+                    life_micros = coalesce($4::bigint, life_micros),
+                    expires_at = CASE WHEN $4::bigint IS NULL THEN expires_at
+                                      ELSE coalesce($5, now()) + $4::bigint * interval '1 microsecond' END,
                     revision = revision + 1
               WHERE tenant_id = $1 AND request_id = $2 AND state = 'pending'
                 AND expires_at > coalesce($5, now())

@@ -190,8 +190,8 @@ async fn f42_a_grant_does_not_outlive_its_time_the_policy_or_its_withdrawal() {
     assert_eq!(held.use_up().await.unwrap_err(), GateError::NotHeld);
     assert_eq!(gate.entries("gate.consumed").await.len(), 0);
     let revoked = gate.entries("gate.revoked").await;
-    assert_eq!(revoked[0]["decision"], "policy_changed");
-    assert_eq!(revoked.last().unwrap()["by"], "operator:gina");
+    let has = |key: &str, value: &str| revoked.iter().any(|entry| entry[key] == value);
+    assert!(has("decision", "policy_changed") && has("by", "operator:gina"));
 }
 
 #[tokio::test]

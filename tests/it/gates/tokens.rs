@@ -65,6 +65,7 @@ async fn a_token_makes_one_decision_of_one_person() {
     for part in yes.split('.').skip(1) {
         assert!(
             trail
+                .entries
                 .iter()
                 .all(|entry| !format!("{entry:?}").contains(part))
         );

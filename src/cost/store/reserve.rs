@@ -144,10 +144,14 @@ impl CostStore {
                    LEFT JOIN portcullis.budget_windows w
                      ON w.tenant_id = $1 AND w.budget = b.name AND w.period = b.period
                     AND w.window_key = k.window_key
+             ), ready AS MATERIALIZED (
+                 -- Whose windows are all open. Of the others nothing is decided, although somebody
+                 -- else in the batch may have had some of their windows locked.
+                 SELECT l.subject FROM limits l GROUP BY l.subject HAVING bool_and(l.open)
              ), wanted AS MATERIALIZED (
                  SELECT DISTINCT l.win, l.name, l.period, l.window_key
                    FROM limits l
-                  WHERE NOT EXISTS (SELECT FROM limits m WHERE m.subject = l.subject AND NOT m.open)
+                   JOIN ready y ON y.subject = l.subject
              ), locked AS MATERIALIZED (
                  SELECT a.win, w.budget, w.period, w.window_key, w.usd_limit + w.raised_usd AS usd_limit,
                         w.token_limit + w.raised_tokens AS token_limit,
@@ -207,6 +211,7 @@ impl CostStore {
                         NOT e.enforced OR v.seconds_limit IS NULL OR v.first_at IS NULL
                         OR c.at < v.first_at + v.seconds_limit * interval '1 second' AS in_time
                    FROM requests r
+                   JOIN ready y ON y.subject = r.subject
                    JOIN limits l ON l.subject = r.subject
                    JOIN live v ON v.win = l.win
                   CROSS JOIN clock c

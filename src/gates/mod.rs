@@ -154,6 +154,7 @@ impl Gates {
         self.off.is_none()
     }
 
+    /// What is behind the handle, unless the gate is switched off.
     fn on(&self) -> Result<&Arc<Core>, Disabled> {
         self.off.map_or(Ok(&self.core), Err)
     }

@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
+    clippy::similar_names,
     clippy::allow_attributes,
     reason = "tests"
 )]
@@ -32,8 +33,6 @@ mod coverage;
 #[cfg(test)]
 mod gates;
 mod halt;
-#[cfg(test)]
-mod gates;
 mod heads;
 mod identity;
 mod journal;

@@ -20,6 +20,7 @@ mod audit_tamper;
 mod audit_verify;
 mod bundle;
 mod bundle_cli;
+mod bundle_timestamps;
 mod checkpoints;
 mod cli;
 #[cfg(test)]

@@ -47,11 +47,15 @@ async fn a_verification_rests_while_the_heads_move_and_not_while_they_stand() {
     // As links of the chains alone, and as leaves of the tree too.
     for with_log in [false, true] {
         if with_log {
-            writer.checkpoint(&key).await.unwrap();
+            let _ = writer.checkpoint(&key).await.unwrap();
         }
-        let what = || match with_log {
-            false => Verify::everything(),
-            true => Verify::everything().log(key.verifier()),
+        let what = || {
+            let everything = Verify::everything();
+            if with_log {
+                everything.log(key.verifier())
+            } else {
+                everything
+            }
         };
         let (quiet, rests) = verify(&reader, None, what()).await;
         assert_eq!(rests, 0);

@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use crate::trail::{Trail, rich, who};
 
 const SEED: &str = "5f60718293a4b5c6d7e8f901a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
-/// Three stretches and a part of one.
-const ENTRIES: u64 = 13_000;
+/// Two stretches and a part of one.
+const ENTRIES: u64 = 9_000;
 
 async fn write(audit: &Audit, from: u64, entries: u64) {
     let me = who("a-1", "s-1");

@@ -22,6 +22,7 @@ mod audit_verify;
 mod blocking;
 mod bundle;
 mod bundle_cli;
+mod bundle_timestamps;
 mod checkpoints;
 mod cli;
 #[cfg(test)]

@@ -39,7 +39,7 @@ const MAX_USES: u32 = 1_000_000;
 ///     .require_for_tools(["refund", "payments.*"])?
 ///     .approvers(["user:dana", "team:finance"])?
 ///     .quorum(2)
-///     .expires_after(Duration::from_secs(3_600));
+///     .expires_after(Duration::from_hours(1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

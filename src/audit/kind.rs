@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_read_back_and_none_is_the_callers() {
-        assert_eq!(Kind::SYSTEM.len(), 111);
+        assert_eq!(Kind::SYSTEM.len(), 114);
         assert_eq!(Kind::SYSTEM.len(), 113);
         for kind in Kind::SYSTEM {
             assert_eq!(Kind::parse(kind.as_str()).as_ref(), Some(kind));

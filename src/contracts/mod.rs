@@ -57,7 +57,7 @@ pub use guard::Guard;
 pub use model::{About, Check, Condition, Contract, OnBroken, Predicate, Promise};
 
 use self::evidence::When;
-use crate::audit::{Audit, Purpose, Receipt};
+use crate::audit::{Audit, Receipt};
 use crate::call::{Parts, Principal};
 use crate::cost::Cost;
 use crate::error::{Disabled, ErrorKind};
@@ -312,9 +312,7 @@ impl Contracts {
 
     /// The digest of a call, the same as a permit's.
     fn digest(&self, parts: &Parts<'_>) -> [u8; 32] {
-        let fields = parts.fields();
-        let key = self.shared.around.audit.derive(Purpose::Call);
-        key.tag(&[fields.as_bytes()])
+        self.shared.around.audit.call_digest(parts)
     }
 }
 

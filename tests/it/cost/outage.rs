@@ -27,16 +27,16 @@ async fn f36_a_hung_database_is_answered_within_the_deadline() {
     drop(blocker);
 }
 
+/// Nothing is let through where it cannot be known who is halted: the gate does not even open.
 #[tokio::test]
 async fn an_unreachable_store_denies_and_tells_no_secret() {
     let url = "postgres://hunter2:hunter2@127.0.0.1:9/secret_db";
     let database = Database::url(url).statement_timeout(Duration::from_millis(500));
     let clock = Arc::new(ManualClock::at(Timestamp::from_micros(0)));
-    let cost = open(&database, clock, CostSettings::default()).await;
-    let error = cost
-        .reserve(&me(), Ceiling::usd(TEN_CENTS))
-        .await
-        .unwrap_err();
+    let keys = AuditKeys::single(Secret::generate().unwrap());
+    let settings = CostSettings::default();
+    let opened = Cost::open(&database, keys, TenantId::single(), clock, settings).await;
+    let error = opened.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     for text in [error.to_string(), format!("{error:?}")] {
         assert!(

@@ -50,6 +50,7 @@ mod openai_retry;
 mod openai_stream;
 mod outbox;
 mod permit;
+mod permit_gates;
 mod pgbouncer;
 mod presence;
 mod reload;

@@ -31,9 +31,9 @@ mod cost_kill;
 mod coverage;
 #[cfg(test)]
 mod gates;
-mod halt;
 #[cfg(test)]
 mod gates;
+mod halt;
 mod heads;
 mod identity;
 mod journal;

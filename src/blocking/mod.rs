@@ -254,7 +254,7 @@ impl Governance {
     ///
     /// [`RunError::Refused`] if a gate said no: `work` was not called. [`RunError::Failed`] with the
     /// error of `work`.
-    pub fn run<T, E>(
+    pub fn run<T: 'static, E>(
         &self,
         call: &Call,
         work: impl FnOnce(&crate::Permit) -> Result<T, E>,

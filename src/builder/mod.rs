@@ -140,7 +140,8 @@ impl GovernanceBuilder {
     }
 
     /// Refuses to connect when something that should protect does not (off): no scope policy is in
-    /// force, or a stored one cannot be read; the journal has no place; the database's health is not
+    /// force; a stored policy of scope, loops or approvals cannot be read; what is known of halts is
+    /// older than its bound; the journal has no place; the database's health is not
     /// well: a missing trigger, a grant that lets this role change entries, a clock that is off. The
     /// error names all of it. What was [switched off](Self::without) is not asked.
     ///

@@ -95,6 +95,7 @@ impl Gates {
         GatesStatus {
             policies: self.core.book.all().iter().map(hash).collect(),
             broken: self.core.book.broken(),
+            kept: self.core.book.kept(),
             revision: watched.revision,
             heard: watched.heard,
             failing: watched.failing,

@@ -115,6 +115,8 @@ pub struct GatesStatus {
     pub policies: Vec<(AgentId, String)>,
     /// The agents that may do nothing, because their stored policy cannot be read.
     pub broken: Vec<AgentId>,
+    /// The agents whose stored policy cannot be read. The last good one is in force.
+    pub kept: Vec<AgentId>,
     /// The newest change of a policy that is in force here.
     pub revision: i64,
     /// Whether changes and decisions are heard at once; otherwise they are found by polling.
@@ -131,7 +133,7 @@ impl GatesStatus {
     /// Whether all that is stored is in force.
     #[must_use]
     pub const fn is_ok(&self) -> bool {
-        self.switched_off || (self.broken.is_empty() && !self.failing)
+        self.switched_off || (self.broken.is_empty() && self.kept.is_empty() && !self.failing)
     }
 }
 
@@ -165,6 +167,11 @@ impl Gates {
     /// Whether the gate is asked at all.
     pub(crate) const fn is_on(&self) -> bool {
         self.off.is_none()
+    }
+
+    /// Names what is in force: the same in every process in which the same is.
+    pub(crate) fn in_force(&self) -> [u8; 32] {
+        self.core.book.hash()
     }
 
     fn on(&self) -> Result<&Arc<Core>, Disabled> {

@@ -255,7 +255,10 @@ impl Presence {
     /// What became of heartbeats.
     #[must_use]
     pub fn stats(&self) -> PresenceStats {
-        self.shared.core.beats.stats()
+        PresenceStats {
+            switched_off: self.off.is_some(),
+            ..self.shared.core.beats.stats()
+        }
     }
 
     /// Writes what waits, and stops the background task.

@@ -31,8 +31,6 @@ mod cost_kill;
 mod coverage;
 #[cfg(test)]
 mod gates;
-#[cfg(test)]
-mod gates;
 mod halt;
 mod heads;
 mod identity;
@@ -56,6 +54,7 @@ mod reload;
 mod retention;
 mod retention_kill;
 mod retention_roles;
+mod roles;
 mod scope;
 mod secrecy;
 mod signed_ways;

@@ -12,7 +12,6 @@ use sqlx::{Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
 pub(super) use decide::{Looked, Vote, Voted};
-pub(super) use held::HOLD;
 pub(super) use requests::NewRequest;
 pub(super) use standing::{NewGrant, StandingRow};
 

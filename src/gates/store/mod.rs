@@ -28,6 +28,10 @@ pub(super) struct GateStore {
 
 /// A request as it is stored.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "columns, which are independent"
+)]
 pub(super) struct Stored {
     pub(super) shown: ApprovalRequest,
     pub(super) is_call: bool,

@@ -50,7 +50,7 @@ fn asks() -> ApprovalPolicy {
     policy
         .approvers(["user:erin"])
         .unwrap()
-        .allow_standing(5, std::time::Duration::from_secs(3_600))
+        .allow_standing(5, std::time::Duration::from_hours(1))
 }
 
 fn budget() -> Budget {
@@ -100,7 +100,7 @@ async fn both(test: &TestDatabase) -> (Governance, Governance) {
 async fn try_to_decide(gov: &Governance, request: RequestId) {
     let more = TopUp::new(BudgetName::parse(BUDGET).unwrap(), Usd::dollars(9), anna());
     let team = ApproverRef::parse("team:t").unwrap();
-    let standing = StandingGrant::of_call(&refund(), 1, std::time::Duration::from_secs(60));
+    let standing = StandingGrant::of_call(&refund(), 1, std::time::Duration::from_mins(1));
     let cost = |error: CostError| match error {
         CostError::Store(error) => error.fault(),
         other => panic!("{other}"),
@@ -140,6 +140,10 @@ async fn try_to_decide(gov: &Governance, request: RequestId) {
 async fn f53_the_applications_role_halts_asks_and_reserves_and_decides_nothing() {
     let test = split().await;
     let (app, operator) = both(&test).await;
+    let permit = app.authorize(&read(1)).await.unwrap();
+    permit
+        .settle(Outcome::completed().cost(Usd::dollars(1)))
+        .await;
     let refusal = app.authorize(&refund()).await.unwrap_err();
     assert_eq!(refusal.gate(), Gate::Approval, "{refusal}");
     let request = refusal.request().unwrap();
@@ -157,10 +161,6 @@ async fn f53_the_applications_role_halts_asks_and_reserves_and_decides_nothing()
         .unwrap();
     let permit = app.authorize(&refund()).await.unwrap();
     permit.settle(Outcome::completed()).await;
-    let permit = app.authorize(&read(1)).await.unwrap();
-    permit
-        .settle(Outcome::completed().cost(Usd::dollars(1)))
-        .await;
     // A limit that people agreed to raise is raised, once.
     let refusal = app.authorize(&read(1)).await.unwrap_err();
     assert_eq!(refusal.gate(), Gate::Approval, "{refusal}");
@@ -242,15 +242,10 @@ async fn f53_nor_by_hand_past_this_crate() {
         "INSERT INTO portcullis.roles VALUES ('portcullis_test_acting2', 'operator')".to_owned(),
         "UPDATE portcullis.roles SET part = 'operator'".to_owned(),
         "DELETE FROM portcullis.roles".to_owned(),
-        "SET ROLE portcullis_test_deciding".to_owned(),
     ];
     for attack in attacks {
         let as_app = test.options().options([("role", APP)]);
         let mut session = as_app.connect().await.unwrap();
-        // Tests are run by a superuser, whose session may become anybody.
-        if attack.starts_with("SET ROLE") {
-            continue;
-        }
         let sql = sqlx::AssertSqlSafe(attack.clone());
         let error = session.execute(sql).await.unwrap_err();
         let code = error

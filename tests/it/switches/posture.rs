@@ -55,7 +55,7 @@ async fn posture_has_every_gate_in_the_order_in_which_it_is_asked() {
         (&None, None)
     );
     let key = crate::retention::log_key();
-    gov.audit().checkpoint(&key).await.unwrap();
+    let _ = gov.audit().checkpoint(&key).await.unwrap();
     let health = gov.health().await;
     assert!(health.checkpoint_at.is_some());
     let posture = gov.posture();

@@ -3,6 +3,13 @@
 -- Nothing here is ever changed or deleted. A halt is in force for as long as no resumption names it, so
 -- the right to resume is the right to insert into halt_resumptions, and nothing else.
 
+-- The database roles that `migrate` was told of. Once there is an operator's, the application's are given no more than
+-- they need, whichever of them a later `migrate` names.
+CREATE TABLE portcullis.roles (
+    role_name text PRIMARY KEY CHECK (length(role_name) BETWEEN 1 AND 63),
+    part      text NOT NULL CHECK (part IN ('application', 'operator'))
+);
+
 CREATE TABLE portcullis.halts (
     -- `*`, which no tenant can be named, stands for every tenant of the installation.
     tenant_id   text COLLATE "C" NOT NULL CHECK (octet_length(tenant_id) BETWEEN 1 AND 256),

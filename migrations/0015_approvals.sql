@@ -214,3 +214,70 @@ CREATE TRIGGER approval_grants_no_delete
 CREATE TRIGGER approval_grants_no_truncate
     BEFORE TRUNCATE ON portcullis.approval_grants
     FOR EACH STATEMENT EXECUTE FUNCTION portcullis.refuse_change();
+
+-- A limit is raised by who may write budgets, or, once, by what people agreed to. Otherwise the application, which opens
+-- windows and charges them, could raise what holds its agents. A call may be short in several budgets: they agree to all
+-- of them, and the request is named after one.
+CREATE FUNCTION portcullis.check_raise() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF has_column_privilege('portcullis.budgets', 'usd_limit', 'UPDATE') OR EXISTS (
+        SELECT
+          FROM portcullis.approval_requests r
+         WHERE r.tenant_id = NEW.tenant_id
+           AND r.request_id = CASE WHEN NEW.raise_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                   THEN NEW.raise_id::uuid END
+           AND r.subject = 'raise'
+           AND r.label IN (SELECT 'budget:' || b.budget
+                             FROM portcullis.budget_raises b
+                            WHERE b.tenant_id = NEW.tenant_id AND b.raise_id = NEW.raise_id)
+           AND r.state = 'consumed')
+    THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'nobody agreed to raise this limit'
+        USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE TRIGGER budget_raises_agreed_to
+    AFTER INSERT ON portcullis.budget_raises
+    FOR EACH ROW EXECUTE FUNCTION portcullis.check_raise();
+
+-- After the statement, so that the raise is there by which a limit grew. What is charged changes no limit, and does not
+-- come here; a window that is opened does.
+CREATE FUNCTION portcullis.check_limits() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF has_column_privilege('portcullis.budgets', 'usd_limit', 'UPDATE') THEN
+        RETURN NULL;
+    END IF;
+    IF NOT EXISTS (
+        SELECT
+          FROM portcullis.budgets b
+         WHERE b.tenant_id = NEW.tenant_id AND b.name = NEW.budget AND b.period = NEW.period
+           AND (b.usd_limit, b.token_limit, b.call_limit, b.seconds_limit)
+               IS NOT DISTINCT FROM
+               (NEW.usd_limit, NEW.token_limit, NEW.call_limit, NEW.seconds_limit))
+    THEN
+        RAISE EXCEPTION 'the limits of a window are those of its budget'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF (NEW.raised_usd, NEW.raised_tokens, NEW.raised_calls) <> (0, 0, 0) AND NOT EXISTS (
+        SELECT
+          FROM portcullis.budget_raises r
+         WHERE r.tenant_id = NEW.tenant_id AND r.budget = NEW.budget AND r.period = NEW.period
+           AND r.window_key = NEW.window_key
+        HAVING sum(r.usd) >= NEW.raised_usd AND sum(r.tokens) >= NEW.raised_tokens
+           AND sum(r.calls) >= NEW.raised_calls)
+    THEN
+        RAISE EXCEPTION 'a limit is not raised without a raise'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER budget_windows_limited
+    AFTER INSERT OR UPDATE OF tenant_id, budget, period, window_key, usd_limit, token_limit, call_limit, seconds_limit,
+        raised_usd, raised_tokens, raised_calls
+    ON portcullis.budget_windows
+    FOR EACH ROW EXECUTE FUNCTION portcullis.check_limits();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::ids::RequestId;
@@ -144,6 +145,16 @@ impl Disabled {
             Module::Gates => "gates is switched off in this program",
             Module::Presence => "presence is switched off in this program",
             Module::Contracts => "contracts is switched off in this program",
+        }
+    }
+
+    /// Says in the log, once for each module and process, that something was told to a module that is
+    /// off: what has no answer cannot refuse.
+    pub(crate) fn say_once(self) {
+        static SAID: AtomicU32 = AtomicU32::new(0);
+        let this = 1 << (self.module as u32);
+        if SAID.fetch_or(this, Ordering::Relaxed) & this == 0 {
+            tracing::warn!(module = %self.module, "what this module is told is not taken: {self}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -18,6 +18,7 @@ use crate::halt::Halt;
 use crate::ids::TenantId;
 use crate::loops::Loops;
 use crate::parts::Parts;
+use crate::posture::LastLook;
 use crate::presence::Presence;
 use crate::scope::Scope;
 use crate::store::{Database, Store};
@@ -49,6 +50,8 @@ struct Inner {
     /// Held by every settlement that is under way, so that shutdown can wait for them.
     settlements: Arc<Semaphore>,
     tenants: Arc<Mutex<Tenants>>,
+    /// What the database said when it was last asked.
+    last_look: Mutex<LastLook>,
 }
 
 /// The handles of the other tenants, so that each has one writer however often it is asked for.
@@ -95,6 +98,7 @@ impl Governance {
             runtime: Handle::current(),
             settlements: Arc::new(Semaphore::new(MAX_SETTLEMENTS as usize)),
             tenants,
+            last_look: Mutex::default(),
         });
         lock(&inner.tenants).insert(inner.store.tenant().clone(), Arc::downgrade(&inner));
         Self { inner }
@@ -257,6 +261,12 @@ impl Governance {
         &self.inner.parts.options.switches
     }
 
+    /// Held for moments, and never across a wait.
+    pub(crate) fn last_look(&self) -> MutexGuard<'_, LastLook> {
+        let last = &self.inner.last_look;
+        last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.inner.settings
     }
@@ -275,7 +285,7 @@ impl Governance {
     }
 }
 
-fn lock(tenants: &Mutex<Tenants>) -> std::sync::MutexGuard<'_, Tenants> {
+fn lock(tenants: &Mutex<Tenants>) -> MutexGuard<'_, Tenants> {
     tenants.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

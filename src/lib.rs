@@ -56,7 +56,9 @@ pub use ids::{
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};
-pub use posture::{GatePosture, Loaded, Posture, StoreAway, Unprotected};
+pub use posture::{
+    Freshness, GatePosture, GrantsPosture, Loaded, Posture, StoreAway, TrailPosture, Unprotected,
+};
 pub use secret::{MIN_SECRET_BYTES, Secret, WeakSecret};
 pub use store::Database;
 pub use time::{Clock, InvalidTimestamp, ManualClock, SystemClock, Timestamp, UtcDay};

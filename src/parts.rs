@@ -1,12 +1,14 @@
 //! The modules of one tenant, put together.
 
+use std::sync::Arc;
+
 use crate::audit::{Anchors, Audit, AuditEvent, AuditKeys, AuditOptions, Kind, Signing};
 use crate::builder::ConnectError;
 use crate::contracts::{Around, Contracts};
 use crate::cost::{Cost, CostSettings};
 use crate::coverage::{Coverage, CoverageSettings};
 use crate::error::{Module, Switches};
-use crate::gates::Gates;
+use crate::gates::{ApprovalNotifier, Gates};
 use crate::halt::{Halt, HaltSettings, Target};
 use crate::ids::{OperatorId, TenantId};
 use crate::loops::Loops;
@@ -30,6 +32,7 @@ pub(crate) struct Options {
     /// Scope policies of the program's own.
     pub(crate) pins: Vec<ScopePolicy>,
     pub(crate) coverage: CoverageSettings,
+    pub(crate) notifiers: Vec<Arc<dyn ApprovalNotifier>>,
 }
 
 impl Options {
@@ -98,9 +101,13 @@ impl Parts {
         let (at, on, under) = around();
         let off = options.switches.disabled(Module::Gates);
         let gates = Gates::new(at, on, under).switched(off);
+        for notifier in &options.notifiers {
+            gates.tell(Arc::clone(notifier));
+        }
         gates.load().await?;
         let (at, on, under) = around();
-        let presence = Presence::new(at, on, under, &options.presence);
+        let off = options.switches.disabled(Module::Presence);
+        let presence = Presence::new(at, on, under, &options.presence).switched(off);
         presence.load().await?;
         let coverage = Coverage::new(store.clone(), audit.clone(), options.coverage);
         coverage.load().await;

@@ -26,11 +26,13 @@ impl Contracts {
     ///
     /// * [`ContractError::Unmet`] if a condition does not hold: do not make the call.
     /// * [`ContractError::Call`] if the call is not well formed.
+    /// * [`ContractError::Disabled`] if the host switched contracts off.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: nothing is held.
     pub async fn guard(&self, call: &Call) -> Result<Guard, ContractError> {
+        self.on()?;
         let parts = call
             .parts()
             .map_err(|invalid| ContractError::Call(invalid.clone()))?;

@@ -244,3 +244,11 @@ pub struct CoverageStatus {
     /// show as a difference when counts are compared.
     pub uncounted: u64,
 }
+
+impl CoverageStatus {
+    /// Whether no governed call is missing from the counts.
+    #[must_use]
+    pub const fn is_ok(&self) -> bool {
+        self.uncounted == 0
+    }
+}

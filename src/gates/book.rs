@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::approver::fold;
 use super::policy::ApprovalPolicy;
 use crate::ids::AgentId;
-use crate::store::{PolicyChanges, PolicyRow};
+use crate::store::{PolicyChanges, PolicyRow, hash_in_force};
 
 /// What is known of an agent's policy.
 #[derive(Clone, Debug)]
@@ -18,11 +18,27 @@ pub(super) enum Known {
     Broken,
 }
 
+impl Known {
+    /// What is in force when the next version cannot be read.
+    fn last_good(&self) -> Self {
+        match self {
+            Self::Policy(found) => Self::Policy(Arc::new(InForce {
+                policy: found.policy.clone(),
+                hash: found.hash.clone(),
+                kept: true,
+            })),
+            Self::Broken => Self::Broken,
+        }
+    }
+}
+
 /// A policy, and the hash that an approval under it is bound to.
 #[derive(Debug)]
 pub(super) struct InForce {
     pub(super) policy: ApprovalPolicy,
     pub(super) hash: String,
+    /// What is stored now cannot be read: this is the last good version.
+    pub(super) kept: bool,
 }
 
 type Map = HashMap<AgentId, Known, foldhash::fast::RandomState>;
@@ -63,6 +79,24 @@ impl Book {
         all
     }
 
+    /// The agents of which an older version is in force than the one that is stored.
+    pub(super) fn kept(&self) -> Vec<AgentId> {
+        let all = self.all();
+        let kept = all.iter().filter(|found| found.kept);
+        kept.map(|found| found.policy.agent().clone()).collect()
+    }
+
+    /// Names everything that is in force.
+    pub(super) fn hash(&self) -> [u8; 32] {
+        let held = self.held.load();
+        let all = held.iter().map(|(agent, known)| match known {
+            Known::Policy(found) if found.kept => (agent.as_str(), "kept", found.hash.as_bytes()),
+            Known::Policy(found) => (agent.as_str(), "stored", found.hash.as_bytes()),
+            Known::Broken => (agent.as_str(), "broken", &[][..]),
+        });
+        hash_in_force("portcullis/gates-in-force/v1", all.collect())
+    }
+
     /// Whether an agent that has a policy is named like that.
     pub(super) fn names(&self, folded: &str) -> bool {
         let held = self.held.load();
@@ -78,7 +112,11 @@ impl Book {
         };
         let read = row.document.as_ref().map(|text| {
             ApprovalPolicy::from_document(&agent, text)
-                .map(|(policy, hash)| InForce { policy, hash })
+                .map(|(policy, hash)| InForce {
+                    policy,
+                    hash,
+                    kept: false,
+                })
                 .map_err(|error| {
                     tracing::error!(%agent, %error, "a stored approval policy cannot be read: what was in force stays, and without any the agent may do nothing");
                 })
@@ -99,8 +137,9 @@ impl Book {
                 None => drop(next.remove(agent.as_str())),
                 Some(Ok(policy)) => drop(next.insert(agent, Known::Policy(Arc::new(policy)))),
                 Some(Err(())) => {
-                    let last = before.get(agent.as_str()).cloned();
-                    next.insert(agent, last.unwrap_or(Known::Broken));
+                    let last = before.get(agent.as_str());
+                    let last = last.map_or(Known::Broken, Known::last_good);
+                    next.insert(agent, last);
                 }
             }
         }

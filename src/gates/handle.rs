@@ -1,4 +1,5 @@
-//! What a host does with approvals.
+//! What a host does with approvals. Every call answers [`GateError::Disabled`] where the host switched
+//! the gate off.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::{
     RequestState, show,
 };
 use crate::audit::{AuditEvent, Kind};
-use crate::call::{Call, InvalidCall, Parts};
+use crate::call::{Call, Parts};
 use crate::ids::{AgentId, GrantId, OperatorId, RequestId};
 use crate::time::Timestamp;
 
@@ -38,10 +39,11 @@ impl Gates {
     ///
     /// Cancel safe: once begun it is finished in the background.
     pub async fn register(&self, policy: ApprovalPolicy) -> Result<(), GateError> {
+        let core = self.on()?;
         let text = policy.document()?;
         let agent = policy.agent().clone();
         let documents = vec![(agent.to_string(), text.text)];
-        self.core.watch.upsert_all(documents).await?;
+        core.watch.upsert_all(documents).await?;
         let event = AuditEvent::system(None, Kind::GatePolicyRegistered)
             .with("agent_id", agent.as_str())
             .with("policy_hash", text.hash);
@@ -60,7 +62,7 @@ impl Gates {
     ///
     /// Cancel safe: once begun it is finished in the background.
     pub async fn remove(&self, agent: &AgentId) -> Result<bool, GateError> {
-        let found = self.core.watch.delete(agent.to_string()).await?;
+        let found = self.on()?.watch.delete(agent.to_string()).await?;
         if found {
             let event = AuditEvent::system(None, Kind::GatePolicyRegistered)
                 .decision("removed")
@@ -93,9 +95,12 @@ impl Gates {
         GatesStatus {
             policies: self.core.book.all().iter().map(hash).collect(),
             broken: self.core.book.broken(),
+            kept: self.core.book.kept(),
             revision: watched.revision,
             heard: watched.heard,
             failing: watched.failing,
+            looked_at: watched.looked_at,
+            switched_off: !self.is_on(),
         }
     }
 
@@ -114,6 +119,7 @@ impl Gates {
         team: &ApproverRef,
         members: impl IntoIterator<Item = ApproverRef>,
     ) -> Result<(), GateError> {
+        let core = self.on()?;
         let mut ids = Vec::new();
         for (index, member) in members.into_iter().enumerate() {
             if !member.is_person() {
@@ -127,7 +133,6 @@ impl Gates {
         if team.is_person() || ids.len() > MAX_MEMBERS {
             return Err(InvalidApprovalPolicy::TooMany { list: "members" }.into());
         }
-        let core = &self.core;
         let work = async {
             let mut tx = core.store.begin().await?;
             core.store
@@ -144,7 +149,14 @@ impl Gates {
 
     /// Also tells `notifier` of requests from now on.
     pub fn notify_with(&self, notifier: impl ApprovalNotifier) {
-        self.core.desk.add(Arc::new(notifier));
+        self.tell(Arc::new(notifier));
+    }
+
+    pub(crate) fn tell(&self, notifier: Arc<dyn ApprovalNotifier>) {
+        match self.on() {
+            Ok(core) => core.desk.add(notifier),
+            Err(disabled) => disabled.say_once(),
+        }
     }
 
     /// Asks for approval of `call`, on the terms of the agent's policy, or of `ask` where none covers
@@ -162,9 +174,10 @@ impl Gates {
     ///
     /// Cancel safe: ask again, and the same request is found.
     pub async fn request(&self, call: &Call, ask: Ask) -> Result<Requested, GateError> {
+        let core = self.on()?;
         let parts = call.parts().map_err(Clone::clone)?;
         let (subject, under) = self.asked(&parts, &ask)?;
-        self.on()?.ask(&subject, &under).await
+        core.ask(&subject, &under).await
     }
 
     /// Takes the approval of `call`, so that nobody else can use it; asks for one if there is none.
@@ -183,9 +196,10 @@ impl Gates {
     ///
     /// Cancel safe: what was taken can be taken again half a minute later.
     pub async fn redeem(&self, call: &Call, ask: Ask) -> Result<Approval, GateError> {
+        let core = self.on()?;
         let parts = call.parts().map_err(Clone::clone)?;
         let (subject, under) = self.asked(&parts, &ask)?;
-        self.core.admit(&subject, Some(&parts), &under).await
+        core.admit(&subject, Some(&parts), &under).await
     }
 
     fn asked<'p>(&self, parts: &Parts<'p>, ask: &Ask) -> Result<(Subject<'p>, Under), GateError> {
@@ -211,8 +225,8 @@ impl Gates {
     ///
     /// Cancel safe.
     pub async fn find(&self, id: RequestId) -> Result<ApprovalRequest, GateError> {
-        self.core
-            .within("read a request for approval", self.core.read(id))
+        let core = self.on()?;
+        core.within("read a request for approval", core.read(id))
             .await
     }
 
@@ -226,7 +240,7 @@ impl Gates {
         &self,
         after: Option<RequestId>,
     ) -> Result<Vec<ApprovalRequest>, GateError> {
-        let found = self.core.store.list_pending(after).await?;
+        let found = self.on()?.store.list_pending(after).await?;
         Ok(found.into_iter().map(|stored| stored.shown).collect())
     }
 
@@ -246,7 +260,7 @@ impl Gates {
         id: RequestId,
         at_most: Duration,
     ) -> Result<ApprovalRequest, GateError> {
-        self.core.wait(id, at_most).await
+        self.on()?.wait(id, at_most).await
     }
 
     /// Decides as `approver`, whom the host has made sure of. One who refuses ends the request; where
@@ -270,7 +284,7 @@ impl Gates {
         approver: &ApproverRef,
         decision: Decision,
     ) -> Result<Decided, GateError> {
-        self.core.decide(id, approver, &decision).await
+        self.on()?.decide(id, approver, &decision).await
     }
 
     /// Gives a pending request other approvers, or more time; answers until when it lives. On record,
@@ -291,14 +305,15 @@ impl Gates {
         by: &OperatorId,
         escalation: Escalation,
     ) -> Result<Timestamp, GateError> {
+        let core = self.on()?;
         if escalation
             .life
             .is_some_and(|life| !super::policy::is_life(life))
         {
             return Err(InvalidApprovalPolicy::Life.into());
         }
-        let work = self.core.escalate(id, by, &escalation);
-        self.core.within("escalate a request", work).await
+        let work = core.escalate(id, by, &escalation);
+        core.within("escalate a request", work).await
     }
 
     /// Takes a request back, or what was granted and not used; answers with its state then.
@@ -317,8 +332,9 @@ impl Gates {
         id: RequestId,
         by: Withdrawer<'_>,
     ) -> Result<RequestState, GateError> {
-        let work = self.core.withdraw(id, by);
-        self.core.within("withdraw a request", work).await
+        let core = self.on()?;
+        let work = core.withdraw(id, by);
+        core.within("withdraw a request", work).await
     }
 
     /// A token by which whoever has it makes this one decision as `approver`, once, within `life` (a
@@ -338,7 +354,7 @@ impl Gates {
         decision: &Decision,
         life: Duration,
     ) -> Result<ApprovalToken, GateError> {
-        self.core.token_for(id, approver, decision, life).await
+        self.on()?.token_for(id, approver, decision, life).await
     }
 
     /// Makes the decision that a token is for. Everything is looked at as in
@@ -353,7 +369,7 @@ impl Gates {
     ///
     /// As [`decide`](Self::decide).
     pub async fn decide_by_token(&self, token: &str) -> Result<Decided, GateError> {
-        self.core.decide_by_token(token).await
+        self.on()?.decide_by_token(token).await
     }
 
     /// Agrees in advance, as `approver`, whom the host has made sure of.
@@ -373,7 +389,7 @@ impl Gates {
         grant: StandingGrant,
         approver: &ApproverRef,
     ) -> Result<GrantId, GateError> {
-        self.core.grant_standing(&grant, approver).await
+        self.on()?.grant_standing(&grant, approver).await
     }
 
     /// Takes back what was agreed to in advance; says whether it was in force.
@@ -386,7 +402,7 @@ impl Gates {
     ///
     /// As [`decide`](Self::decide).
     pub async fn revoke_standing(&self, id: GrantId, by: &OperatorId) -> Result<bool, GateError> {
-        self.core.revoke_standing(id, by).await
+        self.on()?.revoke_standing(id, by).await
     }
 
     /// What was agreed to in advance for `agent` and is in force.
@@ -395,7 +411,7 @@ impl Gates {
     ///
     /// [`GateError::Store`] if it could not be read.
     pub async fn standing(&self, agent: &AgentId) -> Result<Vec<StandingApproval>, GateError> {
-        self.core.list_standing(agent).await
+        self.on()?.list_standing(agent).await
     }
 
     /// What to show to an approver: the call, in the very form that is hashed, with every character
@@ -403,9 +419,11 @@ impl Gates {
     ///
     /// # Errors
     ///
-    /// [`InvalidCall`] if it is not well formed.
-    pub fn canonical(&self, call: &Call) -> Result<String, InvalidCall> {
-        show::text_of(call)
+    /// * [`GateError::Call`] if it is not well formed.
+    /// * [`GateError::Disabled`] if the host switched the gate off.
+    pub fn canonical(&self, call: &Call) -> Result<String, GateError> {
+        self.on()?;
+        Ok(show::text_of(call)?)
     }
 
     /// Whether `args` are the arguments of the call that the request is about: what an approver is
@@ -417,6 +435,6 @@ impl Gates {
     /// * [`GateError::Call`] if they have no canonical form.
     /// * [`GateError::Store`] if it could not be read.
     pub async fn is_about(&self, id: RequestId, args: &impl Serialize) -> Result<bool, GateError> {
-        self.core.is_about(id, args).await
+        self.on()?.is_about(id, args).await
     }
 }

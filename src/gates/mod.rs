@@ -97,6 +97,7 @@ use crate::error::Disabled;
 use crate::halt::Halt;
 use crate::ids::{AgentId, BudgetName};
 use crate::store::{Policies, Store, StoreError};
+use crate::time::Timestamp;
 
 /// Approvals: what a person has to agree to first. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug)]
@@ -114,12 +115,26 @@ pub struct GatesStatus {
     pub policies: Vec<(AgentId, String)>,
     /// The agents that may do nothing, because their stored policy cannot be read.
     pub broken: Vec<AgentId>,
+    /// The agents whose stored policy cannot be read. The last good one is in force.
+    pub kept: Vec<AgentId>,
     /// The newest change of a policy that is in force here.
     pub revision: i64,
     /// Whether changes and decisions are heard at once; otherwise they are found by polling.
     pub heard: bool,
     /// The last look at the stored policies failed.
     pub failing: bool,
+    /// When what is in force was last known to be what is stored.
+    pub looked_at: Option<Timestamp>,
+    /// The host switched the gate off.
+    pub switched_off: bool,
+}
+
+impl GatesStatus {
+    /// Whether all that is stored is in force.
+    #[must_use]
+    pub const fn is_ok(&self) -> bool {
+        self.switched_off || (self.broken.is_empty() && self.kept.is_empty() && !self.failing)
+    }
 }
 
 impl Gates {
@@ -154,6 +169,11 @@ impl Gates {
         self.off.is_none()
     }
 
+    /// Names what is in force: the same in every process in which the same is.
+    pub(crate) fn in_force(&self) -> [u8; 32] {
+        self.core.book.hash()
+    }
+
     /// What is behind the handle, unless the gate is switched off.
     fn on(&self) -> Result<&Arc<Core>, Disabled> {
         self.off.map_or(Ok(&self.core), Err)
@@ -183,12 +203,13 @@ impl Gates {
         parts: &Parts<'_>,
         digest: [u8; 32],
     ) -> Result<Option<Approval>, GateError> {
-        let Some(found) = self.core.requirement(parts)? else {
+        let core = self.on()?;
+        let Some(found) = core.requirement(parts)? else {
             return Ok(None);
         };
         let subject = self.subject(parts, digest);
         let under = Under::from(&*found);
-        let held = self.core.admit(&subject, Some(parts), &under).await?;
+        let held = core.admit(&subject, Some(parts), &under).await?;
         Ok(Some(held))
     }
 
@@ -200,13 +221,14 @@ impl Gates {
         parts: &Parts<'_>,
         digest: [u8; 32],
     ) -> Result<Approval, GateError> {
+        let core = self.on()?;
         if let Some(held) = self.admit(parts, digest).await? {
             return Ok(held);
         }
         let subject = self.subject(parts, digest);
         match self.terms_of(parts.principal)? {
-            Some(under) => self.core.admit(&subject, Some(parts), &under).await,
-            None => self.core.take_asked(&subject).await,
+            Some(under) => core.admit(&subject, Some(parts), &under).await,
+            None => core.take_asked(&subject).await,
         }
     }
 
@@ -219,11 +241,12 @@ impl Gates {
         budget: &BudgetName,
         limits: &[String],
     ) -> Result<Option<Approval>, GateError> {
+        let core = self.on()?;
         let Some(under) = self.terms_of(who)? else {
             return Ok(None);
         };
         let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
-        let bind = &self.core.audit;
+        let bind = &core.audit;
         let digest = bind.subject_digest("portcullis/raise/v1", who, &limits);
         let label = format!("budget:{budget}");
         let subject = Subject {
@@ -233,7 +256,7 @@ impl Gates {
             digest,
             frame: digest,
         };
-        self.core.admit(&subject, None, &under).await.map(Some)
+        core.admit(&subject, None, &under).await.map(Some)
     }
 
     /// Uses up what a person agreed to of the very call with this digest; says whether one did. Asks
@@ -243,6 +266,7 @@ impl Gates {
         who: &Principal,
         digest: [u8; 32],
     ) -> Result<bool, GateError> {
+        let core = self.on()?;
         let subject = Subject {
             is_call: true,
             who,
@@ -250,7 +274,7 @@ impl Gates {
             digest,
             frame: digest,
         };
-        match self.core.take_asked(&subject).await {
+        match core.take_asked(&subject).await {
             Ok(held) => held.use_up().await.map(|_| true),
             Err(GateError::NotAsked) => Ok(false),
             Err(error) => Err(error),

@@ -246,6 +246,11 @@ impl Halt {
         self.shared.core.status()
     }
 
+    /// Whether nobody may go on while what is known is too old.
+    pub(crate) fn stops_when_stale(&self) -> bool {
+        self.shared.core.settings.when_stale == WhenStale::CountAsHalted
+    }
+
     /// Whether a session of an agent is halted, or the agent, or all; nothing is put on record.
     pub(crate) fn is_halted(&self, agent: &AgentId, session: &SessionId) -> bool {
         self.shared.core.is_halted(agent, session)

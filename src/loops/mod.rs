@@ -201,6 +201,7 @@ impl Loops {
         tool: impl AsRef<str>,
         args: &impl Serialize,
     ) -> Result<Clear, LoopError> {
+        self.on()?;
         let action = Action::Tool(ToolName::parse(tool).map_err(|_| LoopError::Tool)?);
         let args = canonical_arguments(args).map_err(LoopError::Arguments)?;
         self.decide(&parts(who, &action, &args)).await
@@ -217,6 +218,7 @@ impl Loops {
     ///
     /// As [`check`](Self::check).
     pub async fn check_call(&self, call: &Call) -> Result<Clear, LoopError> {
+        self.on()?;
         let parts = call.parts().map_err(|_| LoopError::Tool)?;
         self.decide(&parts).await
     }
@@ -233,16 +235,16 @@ impl Loops {
         args: &impl Serialize,
         result: &[u8],
     ) {
+        let shared = match self.on() {
+            Ok(shared) => shared,
+            Err(disabled) => return disabled.say_once(),
+        };
         let (Ok(tool), Ok(args)) = (ToolName::parse(tool), canonical_arguments(args)) else {
             tracing::warn!("a call was observed that is none: its name or arguments are invalid");
             return;
         };
         let action = Action::Tool(tool);
         let parts = parts(who, &action, &args);
-        let Ok(shared) = self.on() else {
-            tracing::debug!("a call was observed, and loops is switched off");
-            return;
-        };
         let Some(call) = fingerprint::of_call(&shared.audit, &parts) else {
             return;
         };

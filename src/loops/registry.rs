@@ -86,6 +86,11 @@ impl Loops {
         Ok(self.on()?.stored.reread().await?)
     }
 
+    /// Names what is in force: the same in every process in which the same is.
+    pub(crate) fn in_force(&self) -> [u8; 32] {
+        self.shared.rules.hash()
+    }
+
     /// What is in force, and what is known.
     #[must_use]
     pub fn status(&self) -> LoopStatus {

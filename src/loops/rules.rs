@@ -1,6 +1,6 @@
 //! Which policies apply to an agent: those pinned in the code of this process and those stored, both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -9,8 +9,9 @@ use foldhash::fast::RandomState;
 use super::error::InvalidLoopPolicy;
 use super::model::{LoopPolicy, Rule, WhenAway};
 use super::windows::Both;
+use crate::audit::sha256;
 use crate::ids::AgentId;
-use crate::store::{PolicyChanges, PolicyRow};
+use crate::store::{PolicyChanges, PolicyRow, hash_in_force};
 
 /// The name of the policy for any agent, which is no agent's.
 const ANY: &str = "*";
@@ -23,6 +24,8 @@ pub(super) struct Layer {
     others: Option<Arc<Rule>>,
     /// The names of stored policies that cannot be read.
     broken: BTreeSet<String>,
+    /// The hash of each policy, by its name.
+    hashes: BTreeMap<String, [u8; 32]>,
 }
 
 /// A stored policy, as it was read.
@@ -89,6 +92,8 @@ impl Layer {
 
     pub(super) fn set(&mut self, policy: &LoopPolicy) -> Result<(), InvalidLoopPolicy> {
         let rule = Arc::new(policy.compile()?);
+        let hash = sha256(policy.document()?.as_bytes());
+        self.hashes.insert(name_of(policy.agent()), hash);
         match policy.agent() {
             Some(agent) => drop(self.of.insert(agent.clone(), rule)),
             None => self.others = Some(rule),
@@ -97,6 +102,7 @@ impl Layer {
     }
 
     fn remove(&mut self, agent: Option<&AgentId>) {
+        self.hashes.remove(&name_of(agent));
         match agent {
             Some(agent) => drop(self.of.remove(agent.as_str())),
             None => self.others = None,
@@ -188,6 +194,7 @@ impl Rules {
             let there: BTreeSet<&str> = changes.rows.iter().map(|row| row.name.as_str()).collect();
             layer.of.retain(|agent, _| there.contains(agent.as_str()));
             layer.broken.retain(|name| there.contains(name.as_str()));
+            layer.hashes.retain(|name, _| there.contains(name.as_str()));
             if !there.contains(ANY) {
                 layer.others = None;
             }
@@ -201,6 +208,24 @@ impl Rules {
     /// The names of stored policies that cannot be read.
     pub(super) fn broken(&self) -> Vec<String> {
         self.stored.load().broken.iter().cloned().collect()
+    }
+
+    /// Names everything that is in force.
+    pub(super) fn hash(&self) -> [u8; 32] {
+        let (pinned, stored) = (self.pinned.load(), self.stored.load());
+        let all = [("pinned", &pinned), ("stored", &stored)]
+            .into_iter()
+            .flat_map(|(origin, layer)| {
+                layer.hashes.iter().map(move |(name, hash)| {
+                    let is_broken = layer.broken.contains(name);
+                    (
+                        name.as_str(),
+                        if is_broken { "broken" } else { origin },
+                        &hash[..],
+                    )
+                })
+            });
+        hash_in_force("portcullis/loops-in-force/v1", all.collect())
     }
 
     /// How many policies are in force: pinned, stored.

@@ -4,15 +4,14 @@
 //! took is given back when a later one refuses.
 
 use crate::call::{Action, Call, Parts};
-use crate::contracts::{AskedBy, ContractError, Passed};
+use crate::contracts::{AskedBy, Passed};
 use crate::cost::{CostError, Reservation};
 use crate::error::{ErrorKind, Gate, Refusal};
-use crate::gates::{Approval, GateError, UsedApproval};
+use crate::gates::{Approval, UsedApproval};
 use crate::governance::Governance;
-use crate::halt::Halted;
 use crate::ids::CallId;
-use crate::loops::{Clear, LoopError};
-use crate::scope::{ScopeError, Target};
+use crate::loops::Clear;
+use crate::scope::Target;
 use crate::usage::Ceiling;
 
 /// How often a limit is raised for one call: once, and once more if somebody took what was raised.
@@ -37,7 +36,7 @@ impl Governance {
     ) -> Result<Admitted, Refusal> {
         self.halt()
             .check(parts.principal)
-            .map_err(|halted| by_halt(&halted))?;
+            .map_err(|halted| Refusal::from(&halted))?;
         self.ask_scope(parts)?;
         let clear = self.ask_loops(parts).await?;
         let passed = self.ask_contracts(parts, &digest).await?;
@@ -45,7 +44,7 @@ impl Governance {
         let reservation = Held(self.ask_cost(call, parts, id, digest).await?);
         // Now that nothing can refuse any more: what was agreed to once is used once.
         let approval = match approval {
-            Some(held) => Some(held.use_up().await.map_err(|error| by_gates(&error))?),
+            Some(held) => Some(held.use_up().await.map_err(|error| Refusal::from(&error))?),
             None => None,
         };
         Ok(Admitted {
@@ -67,7 +66,7 @@ impl Governance {
         let targets = [Some(named), parts.api.map(Target::Api)];
         for target in targets.into_iter().flatten() {
             let asked = self.scope().decide(parts.principal, target);
-            asked.map_err(|error| by_scope(&error))?;
+            asked.map_err(|error| Refusal::from(&error))?;
         }
         Ok(())
     }
@@ -77,7 +76,7 @@ impl Governance {
             return Ok(None);
         }
         let asked = self.loops().decide(parts).await;
-        asked.map(Some).map_err(|error| by_loops(&error))
+        asked.map(Some).map_err(|error| Refusal::from(&error))
     }
 
     async fn ask_contracts(
@@ -92,7 +91,7 @@ impl Governance {
             .contracts()
             .before(parts, digest, AskedBy::EnforcementPoint)
             .await;
-        asked.map(Some).map_err(|error| by_contracts(&error))
+        asked.map(Some).map_err(|error| Refusal::from(&error))
     }
 
     /// Whether a person has to agree, by the approval policy or by a contract; and whether one did.
@@ -111,7 +110,7 @@ impl Governance {
         } else {
             self.gates().admit(parts, digest).await
         };
-        asked.map_err(|error| by_gates(&error))
+        asked.map_err(|error| Refusal::from(&error))
     }
 
     async fn ask_cost(
@@ -141,7 +140,7 @@ impl Governance {
             }
         }
         let last = self.cost().reserve_for(who, ceiling, id).await;
-        last.map(Some).map_err(|error| by_cost(&error))
+        last.map(Some).map_err(|error| Refusal::from(&error))
     }
 }
 
@@ -156,74 +155,27 @@ impl Governance {
         error: CostError,
     ) -> Result<(), Refusal> {
         let CostError::NeedsApproval { budget, raise, .. } = &error else {
-            return Err(by_cost(&error));
+            return Err(Refusal::from(&error));
         };
         if !self.gates().is_on() {
-            return Err(by_cost(&error));
+            return Err(Refusal::from(&error));
         }
         // Bound to this very call and what it may take, so that it pays for no other.
         let mut limits = raise.limits();
         limits.push(hex::encode(digest));
         limits.push(format!("{:?} {:?}", ceiling.amount, ceiling.tier));
         let asked = self.gates().admit_raise(parts.principal, budget, &limits);
-        let held = asked.await.map_err(|error| by_gates(&error))?;
+        let held = asked.await.map_err(|error| Refusal::from(&error))?;
         // Nobody can be asked: it is the budget that refuses.
-        let held = held.ok_or_else(|| by_cost(&error))?;
-        let used = held.use_up().await.map_err(|error| by_gates(&error))?;
-        let raised = self.cost().raise_once(raise, &used.entry.to_string()).await;
-        raised.map(drop).map_err(|error| by_cost(&error))
-    }
-}
-
-pub(super) fn by_halt(halted: &Halted) -> Refusal {
-    Refusal::new(Gate::Halt, halted.kind(), halted.reason(), halted.remedy())
-}
-
-fn by_scope(error: &ScopeError) -> Refusal {
-    if let ScopeError::Halted(halted) = error {
-        return by_halt(halted);
-    }
-    Refusal::new(Gate::Scope, error.kind(), error.reason(), error.remedy())
-}
-
-fn by_loops(error: &LoopError) -> Refusal {
-    if let LoopError::Halted(halted) = error {
-        return by_halt(halted);
-    }
-    Refusal::new(Gate::Loops, error.kind(), error.reason(), error.remedy())
-        .retry_after(error.retry_after())
-}
-
-pub(super) fn by_contracts(error: &ContractError) -> Refusal {
-    Refusal::new(
-        Gate::Contracts,
-        error.kind(),
-        error.reason(),
-        error.remedy(),
-    )
-}
-
-fn by_gates(error: &GateError) -> Refusal {
-    if let GateError::Halted(halted) = error {
-        return by_halt(halted);
-    }
-    Refusal::new(Gate::Approval, error.kind(), error.reason(), error.remedy())
-        .retry_after(error.retry_after())
-        .about(error.request())
-}
-
-fn by_cost(error: &CostError) -> Refusal {
-    if let CostError::Halted(halted) = error {
-        return by_halt(halted);
-    }
-    Refusal::new(Gate::Cost, error.kind(), error.reason(), error.remedy())
-        .retry_after(error.retry_after())
-}
-
-impl From<&ScopeError> for Refusal {
-    /// The scope gate's no, as every gate says it.
-    fn from(error: &ScopeError) -> Self {
-        by_scope(error)
+        let held = held.ok_or_else(|| Refusal::from(&error))?;
+        let used = held.use_up().await.map_err(|error| Refusal::from(&error))?;
+        // Under the request's own id: the database holds a raise against what people agreed to.
+        let approval = match used.request {
+            Some(request) => request.to_string(),
+            None => used.entry.to_string(),
+        };
+        let raised = self.cost().raise_once(raise, &approval).await;
+        raised.map(drop).map_err(|error| Refusal::from(&error))
     }
 }
 

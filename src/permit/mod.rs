@@ -31,13 +31,13 @@ mod ask;
 mod outcome;
 mod proof;
 mod record;
+mod refusal;
 mod run;
 
 pub use outcome::{Outcome, Settlement};
 pub use proof::Permit;
 pub use run::RunError;
 
-use self::ask::by_halt;
 use self::proof::Bound;
 use self::record::Basis;
 use crate::call::Call;
@@ -102,7 +102,7 @@ impl Governance {
         // Who was halted while the gates were asked does not begin.
         if let Err(halted) = self.halt().check(parts.principal) {
             permit.release().await;
-            return Err(refused(by_halt(&halted)));
+            return Err(refused(Refusal::from(&halted)));
         }
         Ok(permit)
     }

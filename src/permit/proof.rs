@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use super::ask::{Admitted, by_halt};
+use super::ask::Admitted;
 use super::outcome::{Outcome, Settlement, Status};
 use super::record::{self, Ended};
 use crate::audit::{AuditError, Receipt, sha256};
@@ -147,7 +147,7 @@ impl Permit {
         match &self.live {
             Some(live) => {
                 let asked = live.gov.halt().check(&live.principal);
-                asked.map_err(|halted| by_halt(&halted))
+                asked.map_err(|halted| Refusal::from(&halted))
             }
             None => Ok(()),
         }
@@ -161,7 +161,7 @@ impl Permit {
     /// Cancel safe.
     pub async fn until_halted(&self) -> Refusal {
         match &self.live {
-            Some(live) => by_halt(&live.gov.halt().until_halted(&live.principal).await),
+            Some(live) => Refusal::from(&live.gov.halt().until_halted(&live.principal).await),
             None => std::future::pending().await,
         }
     }

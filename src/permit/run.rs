@@ -1,6 +1,5 @@
 //! The way that cannot be got wrong: one call, all gates, proof in hand.
 
-use super::ask::{by_contracts, by_halt};
 use super::{Outcome, Permit};
 use crate::call::Call;
 use crate::contracts::Ending;
@@ -44,7 +43,7 @@ impl Governance {
             Ok(result) => result,
             Err(halted) => {
                 permit.settle_halted().await;
-                return Err(RunError::Halted(by_halt(&halted)));
+                return Err(RunError::Halted(Refusal::from(&halted)));
             }
         };
         let outcome = match &result {
@@ -70,7 +69,7 @@ impl Governance {
         };
         match (result, kept) {
             (Err(error), _) => Err(RunError::Failed(error)),
-            (Ok(_), Err(broken)) => Err(RunError::Broken(by_contracts(&broken))),
+            (Ok(_), Err(broken)) => Err(RunError::Broken(Refusal::from(&broken))),
             (Ok(done), Ok(())) => Ok(done),
         }
     }

@@ -101,6 +101,7 @@ impl Beats {
             waiting: self.waiting().len(),
             dropped: self.dropped.load(Ordering::Relaxed),
             without_metadata: self.without_metadata.load(Ordering::Relaxed),
+            switched_off: false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Why presence could not be asked.
 
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::store::StoreError;
 
 /// Why presence could not be asked. A heartbeat has no error: it never fails the host.
@@ -15,6 +15,9 @@ pub enum PresenceError {
         /// What is wrong with it, and what to do.
         problem: &'static str,
     },
+    /// The host switched presence off.
+    #[error(transparent)]
+    Disabled(#[from] Disabled),
     /// The database did not take or give it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -26,6 +29,7 @@ impl PresenceError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid { .. } => ErrorKind::Misuse,
+            Self::Disabled(disabled) => disabled.kind(),
             Self::Store(error) => error.kind(),
         }
     }
@@ -33,7 +37,10 @@ impl PresenceError {
     /// Why.
     #[must_use]
     pub fn reason(&self) -> String {
-        self.to_string()
+        match self {
+            Self::Disabled(disabled) => disabled.reason().to_owned(),
+            other => other.to_string(),
+        }
     }
 
     /// What would make it a yes.
@@ -41,6 +48,7 @@ impl PresenceError {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::Invalid { .. } => "correct it",
+            Self::Disabled(disabled) => disabled.remedy(),
             Self::Store(_) => "check the database and try again",
         }
     }

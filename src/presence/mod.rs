@@ -14,6 +14,9 @@
 //! | reachable | written within `flush_every` | answer |
 //! | unreachable, or hung | the newest of each session is kept, for up to `most_waiting` sessions, and written when it is back, as of when it came; those of further sessions are dropped and counted | fail, at the deadline at the latest |
 //!
+//! Switched off ([`without`](crate::GovernanceBuilder::without)), what asks is answered
+//! [`PresenceError::Disabled`], and heartbeats go nowhere, which is in the log once.
+//!
 //! ```no_run
 //! # async fn example(gov: portcullis::Governance) -> Result<(), Box<dyn std::error::Error>> {
 //! use portcullis::{AgentId, OperatorId, Principal, presence::{Filter, State}};
@@ -50,6 +53,7 @@ use self::store::{self as sql, Stored};
 use crate::audit::{Audit, AuditEvent, Kind, Receipt};
 use crate::call::Principal;
 use crate::canon::Metadata;
+use crate::error::Disabled;
 use crate::halt::Halt;
 use crate::ids::AgentId;
 use crate::store::{Store, StoreError};
@@ -61,6 +65,8 @@ const BATCH: usize = 1_000;
 #[derive(Clone, Debug)]
 pub struct Presence {
     shared: Arc<Shared>,
+    /// What every call is answered, if the host switched presence off.
+    off: Option<Disabled>,
 }
 
 #[derive(Debug)]
@@ -96,6 +102,23 @@ impl Presence {
                 background: Mutex::default(),
                 stop: watch::Sender::new(false),
             }),
+            off: None,
+        }
+    }
+
+    /// The same, switched off or not.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
+    }
+
+    fn on(&self) -> Result<&Arc<Core>, Disabled> {
+        self.off.map_or(Ok(&self.shared.core), Err)
+    }
+
+    fn take(&self, who: &Principal, status: Status, metadata: Option<Arc<str>>) {
+        match self.on() {
+            Ok(core) => core.beats.take(who, status, metadata),
+            Err(disabled) => disabled.say_once(),
         }
     }
 
@@ -106,7 +129,9 @@ impl Presence {
     )]
     pub(crate) async fn load(&self) -> Result<(), StoreError> {
         let stopped = self.shared.stop.subscribe();
-        let core = Arc::clone(&self.shared.core);
+        let Ok(core) = self.on().map(Arc::clone) else {
+            return Ok(());
+        };
         let task = tokio::spawn(follow::follow(core, stopped));
         *self.background() = Some(task);
         Ok(())
@@ -115,7 +140,7 @@ impl Presence {
     /// Says that `who` is there, and who operates it. Call it as often as it suits: of many, the newest is
     /// written.
     pub fn heartbeat(&self, who: &Principal) {
-        self.shared.core.beats.take(who, Status::Live, None);
+        self.take(who, Status::Live, None);
     }
 
     /// The same, and something of itself: up to 4 KiB, which operators see. Longer metadata is left out,
@@ -128,17 +153,17 @@ impl Presence {
             beats.without_metadata.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("the metadata of a heartbeat is longer than 4 KiB and is left out");
         }
-        beats.take(who, Status::Live, kept);
+        self.take(who, Status::Live, kept);
     }
 
     /// Says that `who` is there and has nothing to do, until its next heartbeat.
     pub fn mark_idle(&self, who: &Principal) {
-        self.shared.core.beats.take(who, Status::Idle, None);
+        self.take(who, Status::Idle, None);
     }
 
     /// Says that the session of `who` has ended. No heartbeat of it counts any more. It lifts no halt.
     pub fn close(&self, who: &Principal) {
-        self.shared.core.beats.take(who, Status::Closed, None);
+        self.take(who, Status::Closed, None);
     }
 
     /// Writes what waits now, instead of within `flush_every`.
@@ -151,7 +176,7 @@ impl Presence {
     ///
     /// Cancel safe: what was not written waits on.
     pub async fn flush(&self) -> Result<(), PresenceError> {
-        Ok(self.shared.core.flush().await?)
+        Ok(self.on()?.flush().await?)
     }
 
     /// The sessions that were heard of, page by page, in the order of agent and session.
@@ -164,7 +189,7 @@ impl Presence {
     ///
     /// Cancel safe: it only reads.
     pub async fn list(&self, filter: &Filter) -> Result<Page, PresenceError> {
-        let core = &self.shared.core;
+        let core = self.on()?;
         let page = filter.page();
         let mut found = Vec::new();
         let mut after = filter.after.clone();
@@ -209,7 +234,7 @@ impl Presence {
     ///
     /// Cancel safe: it only reads.
     pub async fn operators_of(&self, agent: &AgentId) -> Result<Operators, PresenceError> {
-        Ok(sql::list_operators(&self.shared.core.store, agent).await?)
+        Ok(sql::list_operators(&self.on()?.store, agent).await?)
     }
 
     /// Who has not been heard of for `silence` and was not found before: each once, across all processes,
@@ -224,13 +249,16 @@ impl Presence {
     ///
     /// Not cancel safe: those that were found are not found again.
     pub async fn check_stale(&self, silence: Duration) -> Result<Vec<Seen>, PresenceError> {
-        Ok(self.shared.core.check_stale(silence).await?)
+        Ok(self.on()?.check_stale(silence).await?)
     }
 
     /// What became of heartbeats.
     #[must_use]
     pub fn stats(&self) -> PresenceStats {
-        self.shared.core.beats.stats()
+        PresenceStats {
+            switched_off: self.off.is_some(),
+            ..self.shared.core.beats.stats()
+        }
     }
 
     /// Writes what waits, and stops the background task.

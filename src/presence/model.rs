@@ -256,4 +256,14 @@ pub struct PresenceStats {
     pub dropped: u64,
     /// Heartbeats whose metadata was left out, because it was too long.
     pub without_metadata: u64,
+    /// The host switched presence off.
+    pub switched_off: bool,
+}
+
+impl PresenceStats {
+    /// Whether every session's heartbeat was taken.
+    #[must_use]
+    pub const fn is_ok(&self) -> bool {
+        self.switched_off || self.dropped == 0
+    }
 }

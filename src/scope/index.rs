@@ -6,14 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
-use sha2::{Digest, Sha256};
 
 use super::engine::{Compiled, Known, Stored};
 use super::follow::{Found, Read};
 use super::model::{PolicyHash, ScopePolicy};
-use crate::canon::Fields;
 use crate::ids::AgentId;
-use crate::store::PolicyChanges;
+use crate::store::{PolicyChanges, hash_in_force};
 
 /// How many shards. Registering one of a million agents copies four thousand pairs of pointers.
 const SHARDS: usize = 256;
@@ -194,7 +192,7 @@ impl Index {
     /// hashes of the policies, which the trail has too.
     pub(super) fn hash(&self) -> [u8; 32] {
         let table = self.table.load_full();
-        let mut all: Vec<(&str, &str, &[u8])> = Vec::with_capacity(table.stored);
+        let mut all: Vec<(&str, &'static str, &[u8])> = Vec::with_capacity(table.stored);
         for (agent, stored) in table.shards.iter().flat_map(|shard| shard.iter()) {
             let (origin, hash) = match &**stored {
                 Stored::Policy(policy) => ("stored", &policy.hash[..]),
@@ -206,18 +204,7 @@ impl Index {
         for (agent, pin) in &*table.pinned {
             all.push((agent.as_str(), "pinned", &pin.hash));
         }
-        all.sort_unstable();
-        let mut hash = Sha256::new();
-        let mut fields = Fields::labelled("");
-        for (agent, origin, policy) in all {
-            fields.restart("portcullis/scope-in-force/v1");
-            fields
-                .present(agent.as_bytes())
-                .present(origin.as_bytes())
-                .present(policy);
-            hash.update(fields.as_bytes());
-        }
-        hash.finalize().into()
+        hash_in_force("portcullis/scope-in-force/v1", all)
     }
 
     // The middle bits: the tables within use the low and the high ones.

@@ -9,6 +9,7 @@ use std::time::Duration;
 /// Every table that the schema must have.
 const TABLES: &[&str] = &[
     "schema_migrations",
+    "roles",
     "chains",
     "entries",
     "outbox",
@@ -103,6 +104,8 @@ const TRIGGERS: &[&str] = &[
     "approval_grants_fixed",
     "approval_grants_no_delete",
     "approval_grants_no_truncate",
+    "budget_raises_agreed_to",
+    "budget_windows_limited",
     "policies_revised_on_insert",
     "policies_revised_on_update",
     "policies_keep_history",

@@ -86,7 +86,9 @@ impl<'d> Migration<'d> {
     }
 
     /// Also gives the application's role what it needs, and nothing more: it may append to the
-    /// audit trail and read it, and can neither change nor delete an entry. The role must exist.
+    /// audit trail and read it, and can neither change nor delete an entry. As long as no
+    /// [operator's role](Self::operator_role) is known, it registers policies and budgets and decides
+    /// approvals, too; it never resumes what is halted. The role must exist.
     pub fn app_role(mut self, role: impl Into<String>) -> Self {
         self.app_role = Some(role.into());
         self
@@ -100,9 +102,12 @@ impl<'d> Migration<'d> {
         self
     }
 
-    /// Also gives a role what operators need: all that the application has, and to resume what is
-    /// halted. The application's role may halt and never resume; it must not be this role nor a member
-    /// of it. The role must exist.
+    /// Also gives a role what operators need: all that the application has, and to decide: to resume
+    /// what is halted, to grant approvals and say who may, to register policies and budgets, to raise
+    /// limits. From then on the application's roles may do none of it, those that were named before
+    /// included, and those that a later migration names without saying who operates: that there are
+    /// operators is remembered in `portcullis.roles`. An application's role must not be this role nor
+    /// a member of it. The role must exist.
     pub fn operator_role(mut self, role: impl Into<String>) -> Self {
         self.operator_role = Some(role.into());
         self
@@ -142,13 +147,11 @@ impl<'d> Migration<'d> {
             .map_err(during("lock the migrations"))?;
         let applied = apply_missing(&mut tx).await?;
         let app = self.app_role.as_deref();
-        if app.is_some() || self.archivist_role.is_some() {
-            grant(&mut tx, app, self.archivist_role.as_deref(), None).await?;
-        }
-        if let Some(operator) = self.operator_role.as_deref() {
-            // An operator has all that the application has.
-            grant(&mut tx, Some(operator), None, Some(operator)).await?;
-        }
+        let (archivist, operator) = (
+            self.archivist_role.as_deref(),
+            self.operator_role.as_deref(),
+        );
+        grant(&mut tx, app, archivist, operator).await?;
         keep_apart(&mut tx, app).await?;
         tx.commit().await.map_err(during("commit the migration"))?;
         schema::check(&pool).await?;
@@ -289,11 +292,12 @@ async fn grant(
     sqlx::raw_sql(include_str!("../../migrations/grants.sql"))
         .execute(&mut *tx)
         .await
-        .map_err(StoreError::during("grant to the application role"))?;
+        .map_err(StoreError::during("grant to the roles"))?;
     Ok(())
 }
 
-/// Makes sure that the application cannot become who removes entries, or who resumes what is halted.
+/// Makes sure that none of the application's roles can become who removes entries, or who resumes what
+/// is halted: whoever resumes, decides.
 async fn keep_apart(tx: &mut PgConnection, app: Option<&str>) -> Result<(), MigrateError> {
     // A superuser may do anything whatever is granted; `health` says so.
     let shared: bool = sqlx::query_scalar(
@@ -304,7 +308,8 @@ async fn keep_apart(tx: &mut PgConnection, app: Option<&str>) -> Result<(), Migr
                             ('portcullis.halt_resumptions'::regclass, 'INSERT')) AS kept (oid, privilege) ON true
                JOIN pg_catalog.pg_class c ON c.oid = kept.oid
               CROSS JOIN LATERAL aclexplode(c.relacl) a
-              WHERE app.rolname = $1
+              WHERE (app.rolname = $1
+                     OR app.rolname IN (SELECT r.role_name FROM portcullis.roles r WHERE r.part = 'application'))
                 AND NOT app.rolsuper
                 AND a.privilege_type = kept.privilege
                 AND a.grantee <> c.relowner

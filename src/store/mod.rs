@@ -39,7 +39,7 @@ pub use health::{Check, StoreHealth};
 pub use migrate::{MigrateError, Migrated, Migration};
 use notices::Notices;
 pub(crate) use notices::{EVERY_TENANT, Subscription, Topic, Wake};
-pub(crate) use policies::{Policies, PolicyChanges, PolicyRow, PolicyWatch};
+pub(crate) use policies::{Policies, PolicyChanges, PolicyRow, PolicyWatch, hash_in_force};
 pub use schema::SchemaError;
 pub(crate) use statement::{ExecuteIn, InStore, begin_on};
 #[cfg(feature = "embedded")]

@@ -57,6 +57,7 @@ mod reload;
 mod retention;
 mod retention_kill;
 mod retention_roles;
+mod roles;
 mod scope;
 mod secrecy;
 mod signed_ways;

@@ -351,13 +351,11 @@ async fn f53_where_an_operator_has_a_role_the_application_cannot_edit_policies()
     let own = open(&as_app()).await;
     own.register(policy("a", &["x"])).await.unwrap();
 
-    let split = "SELECT set_config('portcullis.app_role', 'portcullis_test_reader', false),
-                        set_config('portcullis.operator_role', 'somebody_else', false)";
-    admin.execute(split).await.unwrap();
-    admin
-        .execute(include_str!("../../migrations/grants.sql"))
-        .await
-        .unwrap();
+    let role = "DO $$ BEGIN CREATE ROLE portcullis_test_editor;
+                EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
+    admin.execute(role).await.unwrap();
+    let operators = Migration::new(&database).operator_role("portcullis_test_editor");
+    operators.run().await.unwrap();
     let app = open(&as_app()).await;
     for refused in [
         app.register(policy("a", &["x", "shell"])).await,

@@ -1,5 +1,8 @@
 //! Modules that the host switches off, what is then refused, and what `strict` refuses to open over.
 
+mod modules;
+mod posture;
+
 use portcullis::audit::{JournalSettings, Kind, Query};
 use portcullis::cost::{Budget, CostError, Resolution};
 use portcullis::scope::{ScopeError, ScopePolicy};

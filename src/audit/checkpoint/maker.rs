@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
-use super::{make, sql};
+use super::make;
 use crate::audit::{Audit, AuditError, WeakAudit};
 use crate::tlog::LogKey;
 
@@ -88,16 +88,7 @@ impl Maker {
     }
 
     async fn look(&self, audit: &Audit) -> Result<(), AuditError> {
-        let store = audit.store();
-        let work = || async {
-            let mut tx = store.begin().await?;
-            let now = store.database_now();
-            let backlog = sql::fetch_backlog(&mut *tx, store.tenant(), now).await?;
-            tx.commit().await?;
-            Ok(backlog)
-        };
-        let operation = "look whether a checkpoint is due";
-        let (entries, age) = store.run_idempotent(operation, work).await?;
+        let (entries, age) = audit.backlog().await?;
         if self.every.is_due(entries, age)
             && let Some(made) = make::next(audit, &self.key, Some(&self.every)).await?
         {

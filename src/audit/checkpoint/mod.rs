@@ -125,6 +125,21 @@ impl Audit {
         Ok(last.map(|last| last.note))
     }
 
+    /// How many entries are under no checkpoint yet, and how old the last checkpoint is, in
+    /// milliseconds; `None` if there is none.
+    pub(crate) async fn backlog(&self) -> Result<(u64, Option<u64>), AuditError> {
+        let store = self.store();
+        let work = || async {
+            let mut tx = store.begin().await?;
+            let now = store.database_now();
+            let backlog = sql::fetch_backlog(&mut *tx, store.tenant(), now).await?;
+            tx.commit().await?;
+            Ok(backlog)
+        };
+        let operation = "look whether a checkpoint is due";
+        Ok(store.run_idempotent(operation, work).await?)
+    }
+
     /// The root that the log signed for a tree of `size` entries, as the stored checkpoint says.
     pub(in crate::audit) async fn signed_at(
         &self,

@@ -77,9 +77,9 @@ impl Lane<'_> {
         if same(&found.head, &doubt) {
             chain.head = doubt;
             chain.doubt = None;
-            self.shared
-                .stats
-                .batch(doubt.next_seq.saturating_sub(self.batch.from.next_seq));
+            let written = doubt.next_seq.saturating_sub(self.batch.from.next_seq);
+            let now = self.shared.store.now();
+            self.shared.stats.batch(written, now);
             Ok(Some(Verdict::Applied))
         } else if same(&found.head, &chain.head) {
             chain.doubt = None;

@@ -263,7 +263,7 @@ impl<'s> Lane<'s> {
             Ok(Ok(written)) if written == batch.len() => {
                 chain.head = batch.to;
                 chain.doubt = None;
-                shared.stats.batch(written);
+                shared.stats.batch(written, store.now());
                 if signed.is_none() {
                     shared.head_unsigned();
                 }

@@ -1,6 +1,6 @@
 //! What was done so far.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::Shared;
 use crate::audit::identity::Signer;
@@ -13,6 +13,8 @@ pub(super) struct Stats {
     statements: AtomicU64,
     events: AtomicU64,
     lost: AtomicU64,
+    /// Microseconds; 0 before the first.
+    committed_at: AtomicI64,
 }
 
 impl Stats {
@@ -20,7 +22,9 @@ impl Stats {
         self.statements.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn batch(&self, events: u64) {
+    pub(super) fn batch(&self, events: u64, now: Timestamp) {
+        self.committed_at
+            .fetch_max(now.as_micros(), Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.events.fetch_add(events, Ordering::Relaxed);
     }
@@ -41,6 +45,10 @@ impl Shared {
             batches: read(&self.stats.batches),
             statements: read(&self.stats.statements),
             events: read(&self.stats.events),
+            committed_at: match self.stats.committed_at.load(Ordering::Relaxed) {
+                0 => None,
+                micros => Some(Timestamp::from_micros(micros)),
+            },
             lost: read(&self.stats.lost).saturating_add(journal.lost),
             unsigned: self.signer.get().map_or(0, Signer::unsigned),
             unsigned_heads: self.signer.get().map_or(0, Signer::unsigned_heads),
@@ -68,6 +76,8 @@ pub struct AuditStats {
     pub statements: u64,
     /// Events that were committed.
     pub events: u64,
+    /// When the newest batch was committed; `None` before the first.
+    pub committed_at: Option<Timestamp>,
     /// Events that were handed over and are nowhere: neither the database nor the journal took them.
     /// Each was warned of.
     pub lost: u64,

@@ -11,7 +11,7 @@ use crate::store::{ExecuteIn as _, InStore as _, StoreError};
 
 /// For how long a call may be about to use an approval: longer than all gates behind it may take. If
 /// its process dies meanwhile, the approval can be used again after that.
-pub(in crate::gates) const HOLD: Duration = Duration::from_secs(30);
+const HOLD: Duration = Duration::from_secs(30);
 
 impl GateStore {
     /// Holds what was granted for this call, under this policy.

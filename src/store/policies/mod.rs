@@ -8,6 +8,7 @@
 //! | reachable | stored, in force here, and within a second everywhere | follows what is stored |
 //! | unreachable | fails | stays, and its age is known |
 
+mod in_force;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -15,6 +16,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(crate) use in_force::hash_in_force;
 use sqlx::postgres::PgConnection;
 use tokio::sync::Mutex;
 pub(crate) use watch::{PolicyChanges, PolicyWatch};

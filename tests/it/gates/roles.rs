@@ -5,18 +5,21 @@ use sqlx::Executor as _;
 use super::*;
 use crate::common::connect;
 
-const GRANTS: &str = include_str!("../../../migrations/grants.sql");
-
 #[tokio::test]
 async fn f53_an_agents_role_asks_and_uses_and_can_decide_nothing() {
     let gate = Gate::with_policy().await;
     let mut admin = connect(&gate.test.options()).await;
-    let _ = admin.execute("CREATE ROLE portcullis_test_agents").await;
-    admin
-        .execute("SELECT set_config('portcullis.app_role', 'portcullis_test_agents', false), set_config('portcullis.operator_role', 'somebody', false)")
+    for role in ["portcullis_test_agents", "portcullis_test_people"] {
+        let sql = sqlx::AssertSqlSafe(format!("CREATE ROLE {role}"));
+        // Another test may have made it.
+        let _ = admin.execute(sql).await;
+    }
+    portcullis::store::Migration::new(&gate.test.database())
+        .app_role("portcullis_test_agents")
+        .operator_role("portcullis_test_people")
+        .run()
         .await
         .unwrap();
-    admin.execute(GRANTS).await.unwrap();
     let id = gate.ask(&refund(1)).await.id;
     let used = gate.ask(&refund(2)).await.id;
     gate.grant(used).await;

@@ -1,23 +1,22 @@
 //! Building the handle: required things are arguments, optional things are methods.
 
+mod error;
+mod settings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::anchor::Anchor;
-use crate::audit::{
-    AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker, Signing,
-};
-use crate::error::{ErrorKind, Module};
+use crate::audit::{AuditKeys, CheckpointEvery, Evidence, JournalSettings, Maker, Signing};
+use crate::error::Module;
 use crate::governance::{Governance, Settings};
-use crate::halt::{HaltError, HaltSettings};
 use crate::ids::TenantId;
 use crate::parts::{Options, Parts};
-use crate::posture::Unprotected;
-use crate::presence::{PresenceError, PresenceSettings};
-use crate::scope::{ScopeError, ScopePolicy};
-use crate::store::{Database, DatabaseError, SchemaError, Store, StoreError};
+use crate::store::{Database, Store};
 use crate::time::{Clock, SystemClock};
-use crate::tlog::{LogError, LogKey};
+use crate::tlog::LogKey;
+
+pub use error::ConnectError;
 
 /// Builds a [`Governance`].
 ///
@@ -130,48 +129,6 @@ impl GovernanceBuilder {
         self
     }
 
-    /// How the halt switch behaves: how often it is asked for, how old what is known may be, and what is
-    /// decided past that (a second, five seconds, and the last known state holds, loudly).
-    pub fn halt(mut self, settings: HaltSettings) -> Self {
-        self.options.halt = settings;
-        self
-    }
-
-    /// How presence behaves: how often heartbeats are written, and when an agent that is not heard of
-    /// counts as unresponsive (a second, a minute).
-    pub fn presence(mut self, settings: PresenceSettings) -> Self {
-        self.options.presence = settings;
-        self
-    }
-
-    /// The output to reserve for a model call that does not say how much it may have (none: such a
-    /// call is refused).
-    pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
-        self.settings.default_max_output = Some(tokens);
-        self
-    }
-
-    /// Lets calls through when their budget cannot be asked, and says so in the audit trail (off:
-    /// they are refused). The one setting that makes a gate fail open.
-    pub fn cost_fail_open(mut self, on: bool) -> Self {
-        self.options.cost.fail_open = on;
-        self
-    }
-
-    /// How long a call may take before its reservation counts as unknown (15 minutes). It stays
-    /// charged.
-    pub fn reservation_lease(mut self, lease: Duration) -> Self {
-        self.options.cost.lease = lease;
-        self
-    }
-
-    /// Puts a scope policy of this program's own in force, for the builder's tenant, before the handle is there
-    /// ([`Scope::pin`](crate::scope::Scope::pin)); call it once for each (none).
-    pub fn pin_scope(mut self, policy: ScopePolicy) -> Self {
-        self.options.pins.push(policy);
-        self
-    }
-
     /// Switches a module off (all are on). It then refuses every call with
     /// [`Disabled`](crate::Disabled), and [`authorize`](Governance::authorize) does not ask it. That
     /// it is off is on record, and in [`posture`](Governance::posture).
@@ -183,7 +140,8 @@ impl GovernanceBuilder {
     }
 
     /// Refuses to connect when something that should protect does not (off): no scope policy is in
-    /// force, or a stored one cannot be read; the journal has no place; the database's health is not
+    /// force; a stored policy of scope, loops or approvals cannot be read; what is known of halts is
+    /// older than its bound; the journal has no place; the database's health is not
     /// well: a missing trigger, a grant that lets this role change entries, a clock that is off. The
     /// error names all of it. What was [switched off](Self::without) is not asked.
     ///
@@ -235,73 +193,5 @@ impl GovernanceBuilder {
             gov.exit_on_sigterm()?;
         }
         Ok(gov)
-    }
-}
-
-/// Why a handle could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The database could not be opened.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// The schema is not one that this program can use.
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
-    /// The audit trail is under a key that this process does not have.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    /// The policies could not be loaded.
-    #[error(transparent)]
-    Scope(#[from] ScopeError),
-    /// The halt switch cannot keep what it was told to.
-    #[error(transparent)]
-    Halt(#[from] HaltError),
-    /// Presence cannot keep what it was told to.
-    #[error(transparent)]
-    Presence(#[from] PresenceError),
-    /// What a gate needs could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The journal's directory cannot be used, and [`Evidence::Spooled`] needs it.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The tenant's name cannot be part of a log's.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// What should protect does not, and the builder was told to be [strict](GovernanceBuilder::strict).
-    #[error(transparent)]
-    Unprotected(#[from] Unprotected),
-    /// The operating system gave no handler for SIGTERM.
-    #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
-    Signal,
-    /// The operating system gave no threads for the runtime in the background
-    /// ([`connect_blocking`](GovernanceBuilder::connect_blocking)).
-    #[cfg(feature = "blocking")]
-    #[error(
-        "the threads in the background could not be started; look at the limits of the process"
-    )]
-    Threads,
-}
-
-impl ConnectError {
-    /// Which answer it asks for.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Database(error) => error.kind(),
-            Self::Schema(error) => error.kind(),
-            Self::Audit(error) => error.kind(),
-            Self::Scope(error) => error.kind(),
-            Self::Halt(error) => error.kind(),
-            Self::Presence(error) => error.kind(),
-            Self::Store(error) => error.kind(),
-            Self::Journal(error) => error.kind(),
-            Self::Log(error) => error.kind(),
-            Self::Unprotected(error) => error.kind(),
-            Self::Signal => ErrorKind::Misuse,
-            #[cfg(feature = "blocking")]
-            Self::Threads => ErrorKind::Unavailable,
-        }
     }
 }

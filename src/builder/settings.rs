@@ -1,0 +1,76 @@
+//! What the builder tells the gates.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::GovernanceBuilder;
+use crate::cost::Warning;
+use crate::gates::ApprovalNotifier;
+use crate::halt::HaltSettings;
+use crate::presence::PresenceSettings;
+use crate::scope::ScopePolicy;
+
+impl GovernanceBuilder {
+    /// How the halt switch behaves: how often it is asked for, how old what is known may be, and what is
+    /// decided past that (a second, five seconds, and the last known state holds, loudly).
+    pub fn halt(mut self, settings: HaltSettings) -> Self {
+        self.options.halt = settings;
+        self
+    }
+
+    /// How presence behaves: how often heartbeats are written, and when an agent that is not heard of
+    /// counts as unresponsive (a second, a minute).
+    pub fn presence(mut self, settings: PresenceSettings) -> Self {
+        self.options.presence = settings;
+        self
+    }
+
+    /// The output to reserve for a model call that does not say how much it may have (none: such a
+    /// call is refused).
+    pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
+        self.settings.default_max_output = Some(tokens);
+        self
+    }
+
+    /// Lets calls through when their budget cannot be asked, and says so in the audit trail (off:
+    /// they are refused). The one setting that makes a gate fail open.
+    pub fn cost_fail_open(mut self, on: bool) -> Self {
+        self.options.cost.fail_open = on;
+        self
+    }
+
+    /// How long a call may take before its reservation counts as unknown (15 minutes). It stays
+    /// charged.
+    pub fn reservation_lease(mut self, lease: Duration) -> Self {
+        self.options.cost.lease = lease;
+        self
+    }
+
+    /// Puts a scope policy of this program's own in force, for the builder's tenant, before the handle is there
+    /// ([`Scope::pin`](crate::scope::Scope::pin)); call it once for each (none).
+    pub fn pin_scope(mut self, policy: ScopePolicy) -> Self {
+        self.options.pins.push(policy);
+        self
+    }
+
+    /// Calls `told` when a budget passes one of its thresholds (nobody), in the process in which it does.
+    /// No call waits for it, and a panic of it is caught. The thresholds are the budget's:
+    /// [`Budget::warn_at`](crate::cost::Budget::warn_at).
+    pub fn on_cost_warning(mut self, told: impl Fn(&Warning) + Send + Sync + 'static) -> Self {
+        self.options.cost = self.options.cost.on_warning(told);
+        self
+    }
+
+    /// Lets [`Cost::advise`](crate::cost::Cost::advise) say which model still fits (off).
+    pub fn routing_advice(mut self, on: bool) -> Self {
+        self.options.cost.routing_advice = on;
+        self
+    }
+
+    /// Also tells `notifier` of each request for a person's approval; call it once for each (none).
+    /// Other tenants' handles tell the same ones.
+    pub fn notify_approvals(mut self, notifier: impl ApprovalNotifier) -> Self {
+        self.options.notifiers.push(Arc::new(notifier));
+        self
+    }
+}

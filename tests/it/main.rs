@@ -23,6 +23,7 @@ mod bundle;
 mod bundle_cli;
 mod checkpoints;
 mod cli;
+mod cli_operate;
 #[cfg(test)]
 mod common;
 mod contracts;
@@ -32,8 +33,6 @@ mod coverage;
 #[cfg(test)]
 mod gates;
 mod halt;
-#[cfg(test)]
-mod gates;
 mod heads;
 mod identity;
 mod journal;

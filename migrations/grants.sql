@@ -3,6 +3,8 @@
 DO $$
 DECLARE
     app text := nullif(current_setting('portcullis.app_role', true), '');
+    -- Whether it sets policies and decides: not if an operator has a role of its own, and this is not it.
+    decides boolean := coalesce(nullif(current_setting('portcullis.operator_role', true), '') = app, true);
 BEGIN
     IF app IS NULL THEN
         RETURN;
@@ -32,7 +34,7 @@ BEGIN
     -- before is kept by a trigger, and changed by nobody.
     EXECUTE format('REVOKE ALL ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history FROM %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history TO %I', app);
-    IF nullif(current_setting('portcullis.operator_role', true), '') IS NULL THEN
+    IF decides THEN
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.policies, portcullis.policy_revisions TO %I', app);
     END IF;
     -- Budgets.
@@ -52,7 +54,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, held_by, held_until, ended_at) ON portcullis.approval_requests TO %I', app);
     EXECUTE format('GRANT SELECT, UPDATE (uses_left) ON portcullis.approval_grants TO %I', app);
     EXECUTE format('GRANT SELECT ON portcullis.approval_teams TO %I', app);
-    IF nullif(current_setting('portcullis.operator_role', true), '') IS NULL THEN
+    IF decides THEN
         EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
         EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);

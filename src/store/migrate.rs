@@ -143,10 +143,12 @@ impl<'d> Migration<'d> {
         let applied = apply_missing(&mut tx).await?;
         let app = self.app_role.as_deref();
         if app.is_some() || self.archivist_role.is_some() {
-            grant(&mut tx, app, self.archivist_role.as_deref(), None).await?;
+            // With the operator's: where there is one, the application decides nothing.
+            let operator = self.operator_role.as_deref();
+            grant(&mut tx, app, self.archivist_role.as_deref(), operator).await?;
         }
         if let Some(operator) = self.operator_role.as_deref() {
-            // An operator has all that the application has.
+            // An operator has all that the application has, and decides.
             grant(&mut tx, Some(operator), None, Some(operator)).await?;
         }
         keep_apart(&mut tx, app).await?;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Executor as _};
 
 use crate::common::{connect, governance};
+use crate::halt::role;
 use crate::trail::SECRET;
 
 const APP: &str = "portcullis_test_cli_app";
@@ -221,26 +222,17 @@ async fn an_order_that_is_none_changes_nothing() {
 #[tokio::test]
 async fn f53_a_command_is_as_trusted_as_the_role_that_runs_it() {
     let (test, gov) = application().await;
-    let mut admin = connect(&test.options()).await;
-    for role in [APP, OPERATOR] {
-        let made = format!(
-            "DO $$ BEGIN CREATE ROLE {role};
-             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
-        );
-        admin.execute(sqlx::AssertSqlSafe(made)).await.unwrap();
+    for name in [APP, OPERATOR] {
+        role(&test, name).await;
     }
     let database = test.database();
     let migration = Migration::new(&database).app_role(APP);
     migration.operator_role(OPERATOR).run().await.unwrap();
     let id = ask(&gov, 1).await;
     let text_id = id.to_string();
-    let run_as = |role, arguments: &[&str]| {
-        let options = test.options().options([("role", role)]);
-        let mut command = bare(arguments);
-        command.env(
-            "PORTCULLIS_DATABASE_URL",
-            options.to_url_lossy().to_string(),
-        );
+    let run_as = |role: &str, arguments: &[&str]| {
+        let mut command = command(&test, arguments);
+        command.env("PGOPTIONS", format!("-c role={role}"));
         command.output().unwrap()
     };
     let agent = [
@@ -409,11 +401,14 @@ async fn agents_are_listed_as_they_stand_page_by_page() {
     gov.presence().heartbeat(&me());
     gov.presence().mark_idle(&other("a", "s-1"));
     gov.presence().close(&other("a", "s-2"));
-    gov.presence().heartbeat(&other("z", "s-1"));
     gov.presence().flush().await.unwrap();
     let mut admin = connect(&test.options()).await;
     admin
-        .execute("UPDATE portcullis.presence SET last_seen = last_seen - interval '10 minutes' WHERE agent_id = 'z'")
+        .execute(
+            "INSERT INTO portcullis.presence
+                    (tenant_id, agent_id, session_id, status, metadata, first_seen, last_seen)
+             VALUES ('default', 'z', 's-1', 'live', '{}', now() - interval '1 hour', now() - interval '10 minutes')",
+        )
         .await
         .unwrap();
     let anna = OperatorId::parse("user:anna").unwrap();
@@ -476,7 +471,7 @@ async fn budgets_show_what_is_spent_held_unknown_and_left() {
     let (test, gov) = application().await;
     let listed = answer(&run(&test, &["budgets"]), 0);
     assert!(
-        listed.contains("billing-agent  -     -      session  usd    $10.00  refuse\n"),
+        listed.contains("billing-agent     -      -  session  usd    $10.00  refuse\n"),
         "{listed}"
     );
     let all = document(&run(&test, &["budgets", "--json"]), 0);

@@ -338,26 +338,22 @@ async fn without_the_store_the_age_of_what_is_in_force_is_known() {
 #[tokio::test]
 async fn f53_where_an_operator_has_a_role_the_application_cannot_edit_policies() {
     const APP: &str = "portcullis_test_reader";
+    const OPERATOR: &str = "portcullis_test_editor";
     let test = TestDatabase::fresh().await.unwrap();
-    let mut admin = connect(&test.options()).await;
-    let role = "DO $$ BEGIN CREATE ROLE portcullis_test_reader;
-                EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
-    admin.execute(role).await.unwrap();
+    for name in [APP, OPERATOR] {
+        crate::halt::role(&test, name).await;
+    }
     let database = test.database();
-    let as_app = || Database::options(test.options().options([("role", APP)]));
+    let as_role = |role| Database::options(test.options().options([("role", role)]));
+    let as_app = || as_role(APP);
 
     // One role for everything: the application registers its policies itself.
     Migration::new(&database).app_role(APP).run().await.unwrap();
     let own = open(&as_app()).await;
     own.register(policy("a", &["x"])).await.unwrap();
 
-    let split = "SELECT set_config('portcullis.app_role', 'portcullis_test_reader', false),
-                        set_config('portcullis.operator_role', 'somebody_else', false)";
-    admin.execute(split).await.unwrap();
-    admin
-        .execute(include_str!("../../migrations/grants.sql"))
-        .await
-        .unwrap();
+    let split = Migration::new(&database).app_role(APP);
+    split.operator_role(OPERATOR).run().await.unwrap();
     let app = open(&as_app()).await;
     for refused in [
         app.register(policy("a", &["x", "shell"])).await,
@@ -382,7 +378,7 @@ async fn f53_where_an_operator_has_a_role_the_application_cannot_edit_policies()
             .and_then(|e| e.code().map(|c| c.to_string()));
         assert_eq!(code.as_deref(), Some("42501"), "{statement}");
     }
-    let operator = open(&database).await;
+    let operator = open(&as_role(OPERATOR)).await;
     operator.register(policy("a", &["y"])).await.unwrap();
     until(&app, "a", "y", true).await;
 }

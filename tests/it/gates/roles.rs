@@ -1,22 +1,25 @@
 //! What an application's role may do, where an operator has one of its own.
 
+use portcullis::store::Migration;
 use sqlx::Executor as _;
 
 use super::*;
 use crate::common::connect;
+use crate::halt::role;
 
-const GRANTS: &str = include_str!("../../../migrations/grants.sql");
+const AGENTS: &str = "portcullis_test_agents";
+const DECIDERS: &str = "portcullis_test_deciders";
 
 #[tokio::test]
 async fn f53_an_agents_role_asks_and_uses_and_can_decide_nothing() {
     let gate = Gate::with_policy().await;
     let mut admin = connect(&gate.test.options()).await;
-    let _ = admin.execute("CREATE ROLE portcullis_test_agents").await;
-    admin
-        .execute("SELECT set_config('portcullis.app_role', 'portcullis_test_agents', false), set_config('portcullis.operator_role', 'somebody', false)")
-        .await
-        .unwrap();
-    admin.execute(GRANTS).await.unwrap();
+    for name in [AGENTS, DECIDERS] {
+        role(&gate.test, name).await;
+    }
+    let database = gate.test.database();
+    let migration = Migration::new(&database).app_role(AGENTS);
+    migration.operator_role(DECIDERS).run().await.unwrap();
     let id = gate.ask(&refund(1)).await.id;
     let used = gate.ask(&refund(2)).await.id;
     gate.grant(used).await;

@@ -1,7 +1,8 @@
 //! `portcullis approvals`, `portcullis approve` and `portcullis deny`
 
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -40,7 +41,7 @@ pub(crate) struct Approvals {
 /// Agree to one call, once, as it was asked for.
 ///
 /// What is agreed to is the call of the request with its very arguments. The database has only a keyed
-/// hash of them: have the application show you the call (Gates::canonical), or hold its arguments
+/// hash of them: have the application show you the call (`Gates::canonical`), or hold its arguments
 /// against the request with --about.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -101,21 +102,23 @@ pub(crate) async fn list(
     gov.shutdown().await;
     let (requests, more) = found?;
     let next = requests.last().filter(|_| more).map(|last| last.id);
-    let mut text = match requests.is_empty() {
-        true => "nobody is waited for\n".to_owned(),
-        false => listed(&requests),
+    let mut text = if requests.is_empty() {
+        "nobody is waited for\n".to_owned()
+    } else {
+        listed(&requests)
     };
     if let Some(next) = next {
-        text.push_str(&format!("there are more: --after {next}\n"));
+        let _ = writeln!(text, "there are more: --after {next}");
     }
     let document = json!({
         "requests": requests.iter().map(shown).collect::<Vec<_>>(),
         "next": next.map(|next| next.to_string()),
     });
     output.answer(&document, &text)?;
-    Ok(match requests.is_empty() {
-        true => Answer::Clean,
-        false => Answer::Findings,
+    Ok(if requests.is_empty() {
+        Answer::Clean
+    } else {
+        Answer::Findings
     })
 }
 

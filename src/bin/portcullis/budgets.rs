@@ -93,9 +93,10 @@ fn all(budgets: &[Budget], output: Output) -> Result<Answer, Fault> {
         "limit",
         "when full",
     ];
-    let text = match rows.is_empty() {
-        true => "there are no budgets: nobody may spend anything\n".to_owned(),
-        false => table(&heading, &rows),
+    let text = if rows.is_empty() {
+        "there are no budgets: nobody may spend anything\n".to_owned()
+    } else {
+        table(&heading, &rows)
     };
     let budgets: Vec<Value> = budgets.iter().map(shown).collect();
     output.answer(&json!({ "budgets": budgets }), &text)?;
@@ -185,15 +186,17 @@ fn spent(snapshot: &Snapshot, output: Output) -> Result<Answer, Fault> {
     let heading = [
         "budget", "window", "unit", "limit", "settled", "held", "unknown", "left",
     ];
-    let text = match rows.is_empty() {
-        true => "no budget that is counted here fits: nothing is shown\n".to_owned(),
-        false => table(&heading, &rows),
+    let text = if rows.is_empty() {
+        "no budget that is counted here fits: nothing is shown\n".to_owned()
+    } else {
+        table(&heading, &rows)
     };
     let windows: Vec<Value> = snapshot.windows.iter().map(window_shown).collect();
     output.answer(&json!({ "windows": windows }), &text)?;
-    Ok(match snapshot.windows.iter().any(is_used_up) {
-        true => Answer::Findings,
-        false => Answer::Clean,
+    Ok(if snapshot.windows.iter().any(is_used_up) {
+        Answer::Findings
+    } else {
+        Answer::Clean
     })
 }
 

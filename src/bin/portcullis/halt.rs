@@ -116,9 +116,10 @@ pub(crate) async fn halt(
     let change = done.map_err(Fault::during(
         "halt (it may not be stored: look with `portcullis halts`, and run it again)",
     ))?;
-    let text = match change.changed {
-        true => format!("halted {}\n", named(&target)),
-        false => format!("{} was halted already\n", named(&target)),
+    let text = if change.changed {
+        format!("halted {}\n", named(&target))
+    } else {
+        format!("{} was halted already\n", named(&target))
     };
     let mut document = about(&target);
     merge(
@@ -145,9 +146,10 @@ pub(crate) async fn resume(
         .iter()
         .filter(|order| covers(&order.target, &target))
         .collect();
-    let mut text = match change.changed {
-        true => format!("resumed {}\n", named(&target)),
-        false => format!("{} was not halted\n", named(&target)),
+    let mut text = if change.changed {
+        format!("resumed {}\n", named(&target))
+    } else {
+        format!("{} was not halted\n", named(&target))
     };
     if !still.is_empty() {
         text.push_str("it does not go on, because of:\n");
@@ -163,9 +165,10 @@ pub(crate) async fn resume(
         }),
     );
     output.answer(&document, &text)?;
-    Ok(match still.is_empty() {
-        true => Answer::Clean,
-        false => Answer::Findings,
+    Ok(if still.is_empty() {
+        Answer::Clean
+    } else {
+        Answer::Findings
     })
 }
 
@@ -196,9 +199,10 @@ fn document(status: &HaltStatus) -> Value {
 }
 
 fn text(status: &HaltStatus) -> String {
-    let mut text = match status.halted.is_empty() {
-        true => "nothing is halted\n".to_owned(),
-        false => listed(&status.halted),
+    let mut text = if status.halted.is_empty() {
+        "nothing is halted\n".to_owned()
+    } else {
+        listed(&status.halted)
     };
     let _ = writeln!(
         text,

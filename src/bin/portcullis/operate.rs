@@ -1,9 +1,9 @@
 //! What the commands of operators share: whose order it is, and how long ago something was.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
-use portcullis::{OperatorId, Timestamp};
+use portcullis::{Clock as _, OperatorId, SystemClock, Timestamp};
 
 use crate::fault::Fault;
 
@@ -26,7 +26,7 @@ impl Given {
 
 /// How long ago it was by the clock of this machine; the database's may be another one.
 pub(crate) fn age(at: Timestamp) -> Duration {
-    Timestamp::from(SystemTime::now()).since(at)
+    SystemClock::default().now().since(at)
 }
 
 /// A time that has passed, to the two units that matter.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::runtime::Background;
-use crate::canon::Metadata;
+use crate::audit::Metadata;
 use crate::presence::{Filter, Operators, Page, PresenceError, PresenceStats, Seen};
 use crate::{AgentId, Principal, presence};
 

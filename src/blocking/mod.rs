@@ -47,7 +47,7 @@
 //!
 //! It drains, for at most five seconds, and says in the log whether it could. To wait for as long as it
 //! takes, call [`shutdown`](Governance::shutdown). What lies in a `static` is never dropped: call it
-//! there in any case. Permits and reservations are handles too.
+//! there in any case. Permits, reservations, approvals and guards are handles too.
 //!
 //! # Panics
 //!
@@ -62,9 +62,14 @@
 //! happened goes to the journal. No call waits for ever.
 
 mod audit;
+mod contracts;
 mod cost;
 mod coverage;
+mod gates;
+mod halt;
+mod loops;
 mod permit;
+mod presence;
 mod runtime;
 mod scope;
 
@@ -72,9 +77,14 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use audit::Audit;
+pub use contracts::{Contracts, Guard};
 pub use cost::{Cost, Reservation};
 pub use coverage::Coverage;
+pub use gates::{Approval, Gates};
+pub use halt::Halt;
+pub use loops::Loops;
 pub use permit::Permit;
+pub use presence::Presence;
 pub use scope::Scope;
 
 use self::runtime::Background;
@@ -140,6 +150,11 @@ pub struct Governance {
     cost: Cost,
     audit: Audit,
     coverage: Coverage,
+    halt: Halt,
+    gates: Gates,
+    loops: Loops,
+    presence: Presence,
+    contracts: Contracts,
     // Last, in every handle: what is dropped with it may need the others to be gone.
     background: Arc<Background>,
 }
@@ -157,6 +172,11 @@ impl Governance {
             cost: Cost::new(gov.cost().clone(), &background),
             audit: Audit::new(gov.audit().clone(), &background),
             coverage: Coverage::new(gov.coverage().clone(), &background),
+            halt: Halt::new(gov.halt().clone(), &background),
+            gates: Gates::new(gov.gates().clone(), &background),
+            loops: Loops::new(gov.loops().clone(), &background),
+            presence: Presence::new(gov.presence().clone(), &background),
+            contracts: Contracts::new(gov.contracts().clone(), &background),
             gov,
             background,
         }
@@ -195,6 +215,36 @@ impl Governance {
     #[must_use]
     pub const fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// What stops an agent, a session, a tenant, or everything.
+    #[must_use]
+    pub const fn halt(&self) -> &Halt {
+        &self.halt
+    }
+
+    /// What a person has to agree to.
+    #[must_use]
+    pub const fn gates(&self) -> &Gates {
+        &self.gates
+    }
+
+    /// Agents that go round in circles.
+    #[must_use]
+    pub const fn loops(&self) -> &Loops {
+        &self.loops
+    }
+
+    /// Who is there.
+    #[must_use]
+    pub const fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// What must hold before and after a call.
+    #[must_use]
+    pub const fn contracts(&self) -> &Contracts {
+        &self.contracts
     }
 
     /// Which clients are wrapped, and whether calls went past them.
@@ -250,16 +300,27 @@ impl Governance {
     /// The work may wait for other things, handles of this module included. If it panics, the outcome
     /// is recorded as unknown, and the reserve stays charged.
     ///
+    /// A closure cannot be stopped where it waits. That it was halted while it ran is seen when it
+    /// returns; work that takes long asks [`halt().check`](Halt::check) between its steps.
+    ///
     /// # Errors
     ///
-    /// [`RunError::Refused`] if a gate said no: `work` was not called. [`RunError::Failed`] with the
-    /// error of `work`.
+    /// * [`RunError::Refused`] if a gate said no: `work` was not called.
+    /// * [`RunError::Halted`] if the agent was halted while `work` ran: what came of it is dropped, the
+    ///   outcome is recorded as unknown, and the reserve stays charged.
+    /// * [`RunError::Failed`] with the error of `work`.
+    /// * [`RunError::Broken`] if the work was done and broke a contract that fails the call then.
     pub fn run<T: 'static, E>(
         &self,
         call: &Call,
         work: impl FnOnce(&crate::Permit) -> Result<T, E>,
     ) -> Result<T, RunError<E>> {
-        let work = async |permit: &crate::Permit| runtime::outside(|| work(permit));
+        let work = async |permit: &crate::Permit| {
+            let result = runtime::outside(|| work(permit));
+            // Once more around, so that a halt that came meanwhile is seen before the result is.
+            tokio::task::yield_now().await;
+            result
+        };
         self.background.wait(self.gov.run(call, work))
     }
 

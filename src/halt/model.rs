@@ -57,7 +57,8 @@ impl Target {
     }
 
     /// The one word of it in the audit trail.
-    pub(super) const fn word(&self) -> &'static str {
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
         match self {
             Self::Everything => "everything",
             Self::Tenant => "tenant",

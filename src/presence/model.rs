@@ -60,6 +60,18 @@ impl Status {
 }
 
 impl State {
+    /// The state in a word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Idle => "idle",
+            Self::Unresponsive => "unresponsive",
+            Self::Halted => "halted",
+            Self::Closed => "closed",
+        }
+    }
+
     /// The one rule of it: what others say of a session comes before what it says of itself.
     pub(super) const fn of(status: Status, late: bool, halted: bool) -> Self {
         match status {
@@ -152,6 +164,24 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Goes on after this session of this agent, for a list that is begun anew.
+    #[must_use]
+    pub const fn after(agent: AgentId, session: SessionId) -> Self {
+        Self { agent, session }
+    }
+
+    /// The agent of the last session of the page.
+    #[must_use]
+    pub const fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// The last session of the page.
+    #[must_use]
+    pub const fn session(&self) -> &SessionId {
+        &self.session
+    }
+
     pub(super) fn at(seen: &Seen) -> Self {
         Self {
             agent: seen.agent.clone(),

@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use portcullis::audit::{AuditEvent, Entry, JournalSettings, Query};
 use portcullis::blocking::{Governance, block_on};
+use portcullis::contracts::{Condition, Contract, ContractError, Ending, Promise};
 use portcullis::cost::{Budget, Resolution, Spent};
 use portcullis::coverage::Wrapped;
+use portcullis::gates::{ApprovalPolicy, ApproverRef, Ask, Decision, GateError, RequestState};
+use portcullis::halt::Target;
+use portcullis::loops::{LoopAction, LoopPolicy};
+use portcullis::presence::{Filter, State};
 use portcullis::scope::ScopePolicy;
 use portcullis::store::TestDatabase;
 use portcullis::{
-    AgentId, Call, Ceiling, Database, ErrorKind, Gate, Outcome, Permit, Principal, RunError,
-    TenantId, Usd,
+    AgentId, Call, Ceiling, Database, ErrorKind, Gate, OperatorId, Outcome, Permit, Principal,
+    RunError, TenantId, Usd,
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -55,6 +60,10 @@ fn read_invoice(me: &Principal) -> Call {
 
 fn charge_card(me: &Principal) -> Call {
     Call::tool(me, "charge_card").ceiling(Ceiling::usd(Usd::dollars(1)))
+}
+
+fn anna() -> OperatorId {
+    OperatorId::parse("user:anna").unwrap()
 }
 
 /// What the trail of the session says, in order.
@@ -280,7 +289,7 @@ fn within_a_runtime_every_wait_panics_and_says_what_to_do_instead() {
     let permit = gov.authorize(&charge_card(&me)).unwrap();
     let mut permit = Some(permit);
     let database = test.database();
-    let waits: [(&str, &mut dyn FnMut()); 7] = [
+    let waits: [(&str, &mut dyn FnMut()); 12] = [
         ("authorize", &mut || drop(gov.authorize(&read_invoice(&me)))),
         ("run", &mut || {
             drop(gov.run(&read_invoice(&me), |_| Ok::<_, io::Error>(())));
@@ -293,6 +302,17 @@ fn within_a_runtime_every_wait_panics_and_says_what_to_do_instead() {
         }),
         ("settle", &mut || {
             drop(permit.take().unwrap().settle(Outcome::completed()));
+        }),
+        ("halt", &mut || {
+            drop(gov.halt().halt(&Target::Tenant, &anna(), "never"));
+        }),
+        ("pending", &mut || drop(gov.gates().pending(None))),
+        ("loops", &mut || {
+            drop(gov.loops().check(&me, "read_invoice", &1));
+        }),
+        ("flush", &mut || drop(gov.presence().flush())),
+        ("guard", &mut || {
+            drop(gov.contracts().guard(&read_invoice(&me)));
         }),
         ("connect", &mut || {
             drop(Governance::builder(database.clone(), keys()).connect_blocking());
@@ -444,4 +464,191 @@ fn what_has_no_method_is_one_block_on_away() {
     gov.coverage().register(&wrapped).count();
     let known = gov.coverage().block_on(async |known| known.list().await);
     assert_eq!(known.unwrap(), gov.coverage().list().unwrap());
+}
+
+#[test]
+fn a_halt_refuses_a_blocking_call_and_ends_what_is_under_way() {
+    let test = fresh();
+    let (gov, me) = governed(&test);
+    let target = Target::agent_of(&me);
+    let waiting = thread::spawn({
+        let (gov, me) = (gov.clone(), me.clone());
+        move || gov.halt().until_halted(&me)
+    });
+    let mut begun = false;
+    let ended = gov.run(&charge_card(&me), |_| {
+        begun = true;
+        gov.halt().check(&me).unwrap();
+        // An operator, on a thread of his own.
+        thread::scope(|scope| {
+            let halting = scope.spawn(|| gov.halt().halt(&target, &anna(), "looked wrong"));
+            assert!(halting.join().unwrap().unwrap().changed);
+        });
+        assert!(gov.halt().check(&me).is_err(), "work can ask");
+        Ok::<_, io::Error>(42)
+    });
+    assert!(begun);
+    assert!(matches!(ended, Err(RunError::Halted(_))), "{ended:?}");
+    assert_eq!(waiting.join().unwrap().by(), Some(&anna()));
+    // What came of it is not known, and stays charged.
+    let usd = gov.cost().snapshot(&me).unwrap().session().unwrap().usd;
+    assert_eq!((usd.settled, usd.unknown), (Usd::ZERO, Usd::dollars(1)));
+
+    let refused = gov.authorize(&read_invoice(&me)).unwrap_err();
+    assert_eq!(refused.gate(), Gate::Halt);
+    let mut begun = false;
+    let refused = gov.run(&read_invoice(&me), |_| {
+        begun = true;
+        Ok::<_, io::Error>(())
+    });
+    assert!(matches!(refused, Err(RunError::Refused(_))) && !begun);
+    assert_eq!(gov.halt().status().halted.len(), 1);
+
+    let epoch = gov.halt().epoch();
+    assert!(
+        gov.halt()
+            .resume(&target, &anna(), "fixed")
+            .unwrap()
+            .changed
+    );
+    assert_ne!(gov.halt().epoch(), epoch);
+    gov.run(&read_invoice(&me), |_| Ok::<_, io::Error>(()))
+        .unwrap();
+}
+
+#[test]
+fn an_approval_is_asked_for_decided_on_another_thread_waited_for_and_used_once() {
+    let test = fresh();
+    let (gov, me) = governed(&test);
+    let me = me.operated_by(OperatorId::parse("user:dana").unwrap());
+    let policy = ApprovalPolicy::new(me.agent_id().clone())
+        .require_for_tools(["charge_card"])
+        .unwrap()
+        .approvers(["user:erin"])
+        .unwrap();
+    gov.gates().register(policy).unwrap();
+    assert_eq!(gov.gates().policies().len(), 1);
+
+    let call = charge_card(&me);
+    let refused = gov.authorize(&call).unwrap_err();
+    assert_eq!(refused.gate(), Gate::Approval);
+    let id = gov.gates().request(&call, Ask::policy()).unwrap().id();
+    assert_eq!(gov.gates().pending(None).unwrap()[0].id, id);
+    let erin = ApproverRef::parse("user:erin").unwrap();
+    let grant = |id| {
+        // Somebody who is asked, on a thread of her own, while this one waits.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let decision = Decision::grant().because("seen the invoice");
+                gov.gates().decide(id, &erin, decision).unwrap()
+            });
+            gov.gates().wait(id, Duration::from_mins(1)).unwrap()
+        })
+    };
+    assert_eq!(grant(id).state, RequestState::Granted);
+    gov.run(&call, |_| Ok::<_, io::Error>(())).unwrap();
+    assert_eq!(gov.gates().find(id).unwrap().state, RequestState::Consumed);
+    let again = gov.run(&call, |_| Ok::<_, io::Error>(()));
+    assert_eq!(again.unwrap_err().refusal().unwrap().gate(), Gate::Approval);
+
+    // Past the enforcement point: held, given back, held, used up.
+    let other = call.clone().args(&json!({"invoice": "inv_382"}));
+    let pending = gov.gates().redeem(&other, Ask::policy()).unwrap_err();
+    let GateError::Pending { request } = pending else {
+        panic!("{pending:?}");
+    };
+    assert!(
+        gov.gates()
+            .is_about(request, &json!({"invoice": "inv_382"}))
+            .unwrap()
+    );
+    grant(request);
+    let held = gov.gates().redeem(&other, Ask::policy()).unwrap();
+    assert_eq!(held.request(), Some(request), "it reads as the approval");
+    let twice = gov.gates().redeem(&other, Ask::policy());
+    assert!(matches!(twice, Err(GateError::NotHeld)), "{twice:?}");
+    held.give_back();
+    let held = gov.gates().redeem(&other, Ask::policy()).unwrap();
+    held.use_up().unwrap();
+    assert_eq!(
+        gov.gates().find(request).unwrap().state,
+        RequestState::Consumed
+    );
+}
+
+#[test]
+fn a_contract_that_is_broken_refuses_before_and_fails_after() {
+    let test = fresh();
+    let (gov, me) = governed(&test);
+    let contract = Contract::new("charges")
+        .for_tools(["charge_card"])
+        .requires(Condition::custom(
+            "by_day",
+            Duration::from_secs(30),
+            async |about| Ok::<_, io::Error>(about.resource() != Some("night")),
+        ))
+        .ensures(Promise::result("has_id", |id: &String| {
+            id.starts_with("ch_")
+        }));
+    gov.contracts().register(contract).unwrap();
+    assert_eq!(gov.contracts().names(), ["charges"]);
+
+    let call = charge_card(&me);
+    let done = gov.run(&call, |_| Ok::<_, io::Error>("ch_1".to_owned()));
+    assert_eq!(done.unwrap(), "ch_1");
+    let broken = gov.run(&call, |_| Ok::<_, io::Error>("no id".to_owned()));
+    assert!(matches!(broken, Err(RunError::Broken(_))), "{broken:?}");
+    let mut begun = false;
+    let unmet = gov.run(&call.clone().resource("night"), |_| {
+        begun = true;
+        Ok::<_, io::Error>("ch_2".to_owned())
+    });
+    assert_eq!(
+        unmet.unwrap_err().refusal().unwrap().gate(),
+        Gate::Contracts
+    );
+    assert!(!begun);
+
+    // Around code that cannot be wrapped.
+    let guard = gov.contracts().guard(&call).unwrap();
+    guard.finish(Ending::completed(&"ch_3".to_owned())).unwrap();
+    let guard = gov.contracts().guard(&call).unwrap();
+    let broken = guard.finish(Ending::completed(&"no id".to_owned()));
+    assert!(
+        matches!(broken, Err(ContractError::Broken(_))),
+        "{broken:?}"
+    );
+    drop(gov.contracts().guard(&call).unwrap());
+    gov.shutdown();
+    assert_eq!(count(&test, "contract.violated"), 4);
+}
+
+#[test]
+fn loops_and_presence_need_no_runtime_either() {
+    let test = fresh();
+    let (gov, me) = governed(&test);
+    gov.presence().heartbeat(&me);
+    gov.presence().flush().unwrap();
+    let state = |me: &Principal| {
+        let filter = Filter::all().agent(me.agent_id().clone());
+        let page = gov.presence().list(&filter).unwrap();
+        page.sessions[0].state
+    };
+    assert_eq!(state(&me), State::Live);
+    assert!(gov.presence().operators_of(me.agent_id()).unwrap().unknown);
+
+    let policy = LoopPolicy::new(me.agent_id().clone()).repeats(3);
+    gov.loops()
+        .register(policy.action(LoopAction::Halt))
+        .unwrap();
+    assert_eq!(gov.loops().status().stored, 1);
+    gov.loops().check(&me, "read_invoice", &1).unwrap();
+    // What is only observed halts as well, from a thread without a runtime.
+    for _ in 0..3 {
+        gov.loops().observe(&me, "read_invoice", &1, b"the same");
+    }
+    assert!(gov.halt().check(&me).is_err());
+    assert_eq!(state(&me), State::Halted);
+    assert!(gov.loops().check(&me, "read_invoice", &2).is_err());
+    assert!(gov.loops().remove(Some(me.agent_id())).unwrap());
 }

@@ -565,7 +565,7 @@ async fn settings_that_cannot_be_kept_are_refused() {
 
 // --- agents attack the switch
 
-async fn role(test: &TestDatabase, name: &str) {
+pub(crate) async fn role(test: &TestDatabase, name: &str) {
     let made = format!(
         "DO $$ BEGIN CREATE ROLE {name};
          EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"

@@ -25,6 +25,7 @@ mod bundle_cli;
 mod bundle_timestamps;
 mod checkpoints;
 mod cli;
+mod cli_operate;
 #[cfg(test)]
 mod common;
 mod contracts;

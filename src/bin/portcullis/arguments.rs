@@ -4,12 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::agents::Agents;
 use crate::anchor::Publish;
+use crate::approvals::{Approvals, Approve, Deny};
 use crate::archive::{Archive, CheckArchive};
+use crate::budgets::Budgets;
 use crate::bundle::VerifyBundle;
 use crate::checkpoint::{Checkpoint, LogKeyText};
 use crate::drain::Drain;
 use crate::export::{Export, RedactBundle};
+use crate::halt::{Halt, Halts, Resume};
 use crate::migrate::Migrate;
 use crate::prove::{CheckProof, Prove};
 use crate::retention::{Hold, Release, Retention};
@@ -71,4 +75,12 @@ pub(crate) enum Command {
     Retention(Retention),
     Hold(Hold),
     Release(Release),
+    Halt(Halt),
+    Resume(Resume),
+    Halts(Halts),
+    Agents(Agents),
+    Approvals(Approvals),
+    Approve(Approve),
+    Deny(Deny),
+    Budgets(Budgets),
 }

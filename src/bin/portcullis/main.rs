@@ -4,15 +4,20 @@
 //! output; progress and warnings go to standard error. The exit code is 0 when all is well, 1 when
 //! something was found, 2 when the command could not do its work.
 
+mod agents;
 mod anchor;
+mod approvals;
 mod archive;
 mod arguments;
+mod budgets;
 mod bundle;
 mod checkpoint;
 mod drain;
 mod export;
 mod fault;
+mod halt;
 mod migrate;
+mod operate;
 mod output;
 mod progress;
 mod prove;
@@ -90,5 +95,13 @@ async fn run(arguments: Arguments, output: Output) -> Result<Answer, Fault> {
         Command::Retention(what) => retention::run(&settings, &what, output).await,
         Command::Hold(what) => retention::hold(&settings, &what, output).await,
         Command::Release(what) => retention::release(&settings, &what, output).await,
+        Command::Halt(what) => halt::halt(&settings, &what, output).await,
+        Command::Resume(what) => halt::resume(&settings, &what, output).await,
+        Command::Halts(what) => halt::list(&settings, &what, output).await,
+        Command::Agents(what) => agents::run(&settings, &what, output).await,
+        Command::Approvals(what) => approvals::list(&settings, &what, output).await,
+        Command::Approve(what) => approvals::approve(&settings, &what, output).await,
+        Command::Deny(what) => approvals::deny(&settings, &what, output).await,
+        Command::Budgets(what) => budgets::run(&settings, &what, output).await,
     }
 }

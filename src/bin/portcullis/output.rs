@@ -91,9 +91,10 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
             .max(longest)
     };
     let numeric = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .all(|cell| cell == "-" || cell.chars().all(|c| c.is_ascii_digit()))
+        rows.iter().filter_map(|row| row.get(column)).all(|cell| {
+            let number = cell.strip_prefix('$').unwrap_or(cell);
+            cell == "-" || number.chars().all(|c| c.is_ascii_digit() || c == '.')
+        })
     };
     let mut text = String::new();
     let heading: Vec<String> = heading.iter().map(|&h| h.to_owned()).collect();

@@ -6,7 +6,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use portcullis::audit::{Audit, AuditKeysBuilder, JournalSettings};
-use portcullis::{AuditKeys, Database, Secret, TenantId};
+use portcullis::presence::PresenceSettings;
+use portcullis::{AuditKeys, Database, Governance, Secret, TenantId};
 use serde::Deserialize;
 
 use crate::arguments::Arguments;
@@ -127,6 +128,24 @@ impl Settings {
     pub(crate) async fn audit_with(&self, journal: JournalSettings) -> Result<Audit, Fault> {
         let keys = self.keys()?;
         Audit::open_with(&self.database()?, keys, self.tenant.clone(), journal)
+            .await
+            .map_err(Fault::during("open the database"))
+    }
+
+    /// All gates. Who asks for them shuts them down.
+    pub(crate) async fn governance(&self) -> Result<Governance, Fault> {
+        self.governance_with(PresenceSettings::default()).await
+    }
+
+    pub(crate) async fn governance_with(
+        &self,
+        presence: PresenceSettings,
+    ) -> Result<Governance, Fault> {
+        Governance::builder(self.database()?, self.keys()?)
+            .tenant(self.tenant.clone())
+            .journal(JournalSettings::off())
+            .presence(presence)
+            .connect()
             .await
             .map_err(Fault::during("open the database"))
     }

@@ -134,6 +134,7 @@ pub struct Budget {
     pub(super) session: Option<Limits>,
     pub(super) day: Option<Limits>,
     pub(super) fallback: Option<Price>,
+    pub(super) leased: Option<u8>,
 }
 
 impl Budget {
@@ -146,6 +147,7 @@ impl Budget {
             session: None,
             day: None,
             fallback: None,
+            leased: None,
         }
     }
 
@@ -184,6 +186,28 @@ impl Budget {
     pub const fn fallback_price(mut self, price: Price) -> Self {
         self.fallback = Some(price);
         self
+    }
+
+    /// Lets each process take slices of so many per cent (1 to 50) of each limit, and spend them from
+    /// memory: calls of this budget wait for no round trip, until little is left of the limit.
+    ///
+    /// No limit is ever exceeded for it: what a process has taken counts as held for all others. What
+    /// a process that died had not reported is of [unknown](State::Unknown) outcome, as one
+    /// reservation. A change of the budget reaches slices when the process hears of it, within a
+    /// moment, and else at its next [report](super::LeaseSettings::report_every); until then it admits
+    /// no more than it has taken. Calls that no [`Permit`](crate::Permit) is for are not in the audit
+    /// trail one by one, but in sums, with each report.
+    #[must_use]
+    pub const fn leased(mut self, percent: u8) -> Self {
+        self.leased = Some(percent);
+        self
+    }
+
+    /// How many per cent of each limit a process takes at a time; `None` if every call is charged by
+    /// itself.
+    #[must_use]
+    pub const fn leased_percent(&self) -> Option<u8> {
+        self.leased
     }
 
     /// Counts sessions and days that are not limited otherwise, without a limit: for an agent that
@@ -264,6 +288,9 @@ impl Budget {
                 return wrong("session_seconds", "must be from 1 to 86400");
             }
         }
+        if (self.leased).is_some_and(|percent| !(1..=50).contains(&percent)) {
+            return wrong("leased percentage", "must be from 1 to 50");
+        }
         if self.fallback.is_some_and(|price| !price.is_valid()) {
             return wrong("fallback_price", "must not be negative");
         }
@@ -334,6 +361,8 @@ pub struct CostSettings {
     pub lease: Duration,
     /// How often leases are looked at (30 seconds).
     pub sweep_every: Duration,
+    /// How slices of leased budgets are held.
+    pub leases: super::LeaseSettings,
 }
 
 impl Default for CostSettings {
@@ -343,6 +372,7 @@ impl Default for CostSettings {
             fail_open: false,
             lease: Duration::from_mins(15),
             sweep_every: Duration::from_secs(30),
+            leases: super::LeaseSettings::default(),
         }
     }
 }
@@ -366,6 +396,13 @@ impl CostSettings {
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// How slices of leased budgets are held.
+    #[must_use]
+    pub const fn leases(mut self, leases: super::LeaseSettings) -> Self {
+        self.leases = leases;
         self
     }
 

@@ -110,6 +110,15 @@ fn refused_by(state: &WindowState, names_model: bool, tokens: u64) -> Option<Cos
     None
 }
 
+/// Whether a call could be admitted at all, were nothing else spent.
+pub(super) fn fits(limit: Amount, asked: Amount) -> bool {
+    match (limit, asked) {
+        (Amount::Usd(limit), Amount::Usd(asked)) => asked <= limit,
+        (Amount::Tokens(limit), Amount::Tokens(asked)) => asked <= limit,
+        _ => false,
+    }
+}
+
 /// How long the window lasts from `at` on; `None` if nobody can say.
 pub(super) fn ends_in(window: &Window, at: Timestamp) -> Option<Duration> {
     match window {

@@ -35,6 +35,7 @@
 mod budget;
 mod engine;
 mod error;
+mod lease;
 mod note;
 mod price;
 mod record;
@@ -54,21 +55,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use budget::{Amount, Budget, CostSettings, Limits, Period, State, Tokens, Window};
 pub use error::CostError;
+pub use lease::LeaseSettings;
 pub use price::{Price, Prices};
 pub use reservation::{Reservation, Resolution, Settled, Spent};
 pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
 
+use self::lease::{Asked, Leases, Part, Slow};
 use self::price::NoPrice;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
-use self::store::{CostStore, Demand, Registered};
+use self::store::{Admission, CostStore, Demand, Registered, WindowState};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions, Receipt};
 use crate::call::Principal;
 use crate::error::ErrorKind;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
 use crate::money::Usd;
-use crate::store::{Database, DatabaseError, Store};
+use crate::store::{Database, DatabaseError, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 use crate::usage::{Ceiling, CeilingAmount};
 
@@ -93,6 +96,7 @@ impl Cost {
             audit,
             halt,
             settings,
+            leases: Leases::new(),
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         });
@@ -150,6 +154,10 @@ impl Cost {
                 problem: "is that of another agent's budget; choose another, or remove that one",
             });
         }
+        if budget.leased.is_some() {
+            core.leases.see();
+        }
+        core.leases.forget_plans();
         for event in record::registered(&name, &budget, &outcome) {
             self.log(event).await;
         }
@@ -170,6 +178,7 @@ impl Cost {
         let Some(agent) = self.core().store.delete_budget(name).await? else {
             return Ok(false);
         };
+        self.core().leases.forget_plans();
         let who = Principal::agent(agent);
         self.log(record::removed(name, &who)).await;
         Ok(true)
@@ -247,33 +256,67 @@ impl Cost {
         core.halt.check(who)?;
         let split = engine::split(&ceiling)?;
         let at = core.store.now();
+        let asked = Asked {
+            usd: self.price(&ceiling, at)?,
+            tokens: ceiling.total_tokens(),
+            split,
+            names_model: ceiling.model.is_some(),
+        };
+        match core.leases.take(who, &asked, at) {
+            Some(part) => Ok(Reservation::of_slices(self.clone(), part, ceiling, call)),
+            None => self.take_by_statement(who, ceiling, call, &asked, at).await,
+        }
+    }
+
+    async fn take_by_statement(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+        call: Option<CallId>,
+        asked: &Asked,
+        at: Timestamp,
+    ) -> Result<Reservation, CostError> {
+        let core = self.core();
         let mut held = Held {
             id: ReservationId::new(),
             who: who.clone(),
             model: ceiling.model.clone(),
             provider: ceiling.provider.clone(),
             at,
-            usd: self.price(&ceiling, at)?,
-            tokens: ceiling.total_tokens(),
+            usd: asked.usd,
+            tokens: asked.tokens,
             call,
             on_record: true,
         };
-        let demand = Demand {
-            input: split.input,
-            output: split.output,
-            either: split.either,
+        let mut demand = Demand {
+            input: asked.split.input,
+            output: asked.split.output,
+            either: asked.split.either,
             ..core.demand(&held)
         };
         // Whether a statement without an answer took effect is not known: if so, it is undone.
         let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
-        match core.store.try_reserve(&demand).await {
-            Ok(answer) if answer.admitted => {
+        let mut answer = self.admit(&mut demand, who, asked, at).await;
+        if let Some(budget) = self.short_of(&answer, &demand, asked)
+            && core.ask_back(&budget).await
+        {
+            answer = self.admit(&mut demand, who, asked, at).await;
+        }
+        match answer {
+            Ok((Some(part), None)) => {
                 doubt.disarm();
-                Ok(Reservation::new(self.clone(), held, ceiling))
+                Ok(Reservation::of_slices(self.clone(), part, ceiling, call))
             }
-            Ok(answer) => {
+            Ok((part, admission)) if admission.as_ref().is_some_and(|a| a.admitted) => {
                 doubt.disarm();
-                let error = engine::refusal(&answer, ceiling.model.is_some(), demand.tokens);
+                Ok(Reservation::new(self.clone(), held, part, ceiling))
+            }
+            Ok((_, admission)) => {
+                doubt.disarm();
+                let error = match admission {
+                    Some(answer) => engine::refusal(&answer, asked.names_model, demand.tokens),
+                    None => CostError::NoBudget,
+                };
                 self.log(record::refused(&held, &ceiling, &error)).await;
                 Err(error)
             }
@@ -286,13 +329,80 @@ impl Cost {
                 if fail_open {
                     doubt.disarm();
                     held.on_record = false;
-                    return Ok(Reservation::new(self.clone(), held, ceiling));
+                    return Ok(Reservation::new(self.clone(), held, None, ceiling));
                 }
                 if !away {
                     doubt.disarm();
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Takes what it can from slices, and the rest by one statement; nothing, where that is refused.
+    async fn admit(
+        &self,
+        demand: &mut Demand,
+        who: &Principal,
+        asked: &Asked,
+        at: Timestamp,
+    ) -> Result<(Option<Part>, Option<Admission>), StoreError> {
+        let core = self.core();
+        let mut part = None;
+        if core.leases.is_on() {
+            self.keep_slices();
+            let call = Slow {
+                who,
+                asked,
+                demand,
+                at,
+            };
+            part = core.take_slices(call).await?;
+        }
+        demand.from_slices = part.as_ref().map(Part::limits).unwrap_or_default();
+        if part.as_ref().is_some_and(Part::is_whole) {
+            return Ok((part, None));
+        }
+        let answer = core.store.try_reserve(demand).await?;
+        if answer.windows.iter().any(|window| window.leased) {
+            core.leases.see();
+        }
+        Ok((part.filter(|_| answer.admitted), Some(answer)))
+    }
+
+    /// The leased budget that an answer was refused for, of which others may have slices.
+    fn short_of(
+        &self,
+        answer: &Result<(Option<Part>, Option<Admission>), StoreError>,
+        demand: &Demand,
+        asked: &Asked,
+    ) -> Option<BudgetName> {
+        let Ok((_, Some(refused))) = answer else {
+            return None;
+        };
+        if refused.admitted || !self.core().leases.is_on() {
+            return None;
+        }
+        match engine::refusal(refused, asked.names_model, demand.tokens) {
+            CostError::Exceeded {
+                budget,
+                limit,
+                asked,
+                ..
+            } => {
+                let leased = |window: &WindowState| window.leased && window.budget == budget;
+                let fits = engine::fits(limit, asked);
+                (fits && refused.windows.iter().any(leased)).then_some(budget)
+            }
+            _ => None,
+        }
+    }
+
+    /// Starts the task that keeps slices, once there are any.
+    fn keep_slices(&self) {
+        if self.core().leases.must_be_kept() {
+            let core = Arc::clone(&self.inner.core);
+            tokio::spawn(lease::keep(core, self.inner.stop.subscribe()));
         }
     }
 
@@ -341,8 +451,15 @@ impl Cost {
 
     async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
         ending.validate()?;
-        let Some(stored) = self.core().store.fetch_reservation(id).await? else {
-            return Err(CostError::NoReservation { id });
+        let store = &self.core().store;
+        let stored = match store.fetch_reservation(id).await? {
+            Some(stored) => stored,
+            None => {
+                // Dropped a moment ago, it is on its way from a slice.
+                self.core().put_unknown_on_record().await?;
+                let stored = store.fetch_reservation(id).await?;
+                stored.ok_or(CostError::NoReservation { id })?
+            }
         };
         let held = Held {
             call: None,
@@ -396,6 +513,7 @@ impl Cost {
         if self.inner.queue.send(Message::Flush(done)).is_ok() {
             let _ = drained.await;
         }
+        lease::return_all(self.core()).await;
         // What cannot be done now stays in the journal.
         if self.core().kept.load(Ordering::Relaxed) {
             let _ = self.core().audit.drain().await;

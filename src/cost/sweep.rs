@@ -14,7 +14,7 @@ use crate::store::StoreError;
 /// Sweeps once: all that is due, a batch at a time.
 pub(super) async fn once(core: &Core) -> Result<u64, StoreError> {
     let by = Uuid::now_v7();
-    let mut total = 0;
+    let mut total = slices(core, by).await?;
     loop {
         let swept = core.store.try_sweep(by).await?;
         if swept.is_empty() {
@@ -22,6 +22,21 @@ pub(super) async fn once(core: &Core) -> Result<u64, StoreError> {
         }
         for reservation in &swept {
             core.audit.log_detached(record::swept(reservation));
+            total += 1;
+        }
+    }
+}
+
+/// Slices whose holders let them run out.
+async fn slices(core: &Core, by: Uuid) -> Result<u64, StoreError> {
+    let mut total = 0;
+    loop {
+        let swept = core.store.try_sweep_leases(by).await?;
+        if swept.is_empty() {
+            return Ok(total);
+        }
+        for slice in swept.iter().filter(|slice| slice.is_owed()) {
+            core.audit.log_detached(record::swept(slice));
             total += 1;
         }
     }

@@ -17,6 +17,7 @@ const TABLES: &[&str] = &[
     "budgets",
     "budget_windows",
     "reservations",
+    "budget_leases",
     "checkpoint_ranges",
     "tree_tiles",
     "checkpoints",

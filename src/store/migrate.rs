@@ -43,6 +43,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(8, "0008_anchors", oldest_compatible: 5),
     step!(9, "0009_retention", oldest_compatible: 5),
     step!(10, "0010_head_signatures", oldest_compatible: 5),
+    step!(12, "0012_budget_leases", oldest_compatible: 5),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at

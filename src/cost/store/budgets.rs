@@ -8,7 +8,7 @@ use crate::cost::budget::{Budget, Limits, Period, Window};
 use crate::cost::price::Price;
 use crate::ids::{AgentId, BudgetName};
 use crate::money::Usd;
-use crate::store::{InStore as _, StoreError};
+use crate::store::{InStore as _, StoreError, Topic};
 
 /// What became of a registration.
 #[derive(Clone, Debug)]
@@ -101,6 +101,7 @@ impl CostStore {
                 .persistent(false)
                 .execute(&mut *tx)
                 .await?;
+                self.lease_budget(&mut tx, name, budget.leased).await?;
                 let overruns = sqlx::query(
                     "WITH open AS MATERIALIZED (
                          SELECT w.period, w.window_key, b.usd_limit, b.token_limit, b.seconds_limit
@@ -165,12 +166,14 @@ impl CostStore {
         self.store
             .run("remove a budget", || async move {
                 sqlx::query(
-                    "DELETE FROM portcullis.budgets
-                      WHERE tenant_id = $1 AND name = $2
-                     RETURNING agent_id",
+                    "DELETE FROM portcullis.budgets b
+                      USING (SELECT pg_notify('portcullis', $3::text)) told
+                      WHERE b.tenant_id = $1 AND b.name = $2
+                     RETURNING b.agent_id",
                 )
                 .bind(self.tenant())
                 .bind(name.as_str())
+                .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
                 .fetch_all_in(&self.store)
                 .await?
                 .first()
@@ -187,7 +190,7 @@ impl CostStore {
             .run_idempotent("list the budgets", || async move {
                 sqlx::query(
                     "SELECT name, period, agent_id, usd_limit, token_limit, seconds_limit,
-                            fallback_input, fallback_output
+                            fallback_input, fallback_output, leased_percent
                        FROM portcullis.budgets
                       WHERE tenant_id = $1
                       ORDER BY name, period",
@@ -201,10 +204,11 @@ impl CostStore {
             })
             .await?;
         let mut budgets: Vec<Budget> = Vec::new();
-        for (name, agent, fallback, period, limits) in rows {
+        for (name, agent, fallback, period, limits, leased) in rows {
             let same = budgets.pop_if(|budget| budget.name.as_ref() == Some(&name));
             let mut budget = same.unwrap_or_else(|| Budget::for_agent(agent).named(name));
             budget.fallback = fallback;
+            budget.leased = leased;
             match period {
                 Period::Session => budget.session = Some(limits),
                 Period::Day => budget.day = Some(limits),
@@ -215,7 +219,7 @@ impl CostStore {
     }
 }
 
-type Part = (BudgetName, AgentId, Option<Price>, Period, Limits);
+type Part = (BudgetName, AgentId, Option<Price>, Period, Limits, Option<u8>);
 
 fn part(row: &PgRow) -> Result<Part, sqlx::Error> {
     let input: Option<Usd> = row.try_get("fallback_input")?;
@@ -225,6 +229,7 @@ fn part(row: &PgRow) -> Result<Part, sqlx::Error> {
         tokens: limit(row.try_get("token_limit")?)?,
         seconds: seconds(row.try_get("seconds_limit")?)?,
     };
+    let leased: Option<i16> = row.try_get("leased_percent")?;
     let fallback = input
         .zip(output)
         .map(|(input, output)| Price::per_million(input, output));
@@ -234,5 +239,6 @@ fn part(row: &PgRow) -> Result<Part, sqlx::Error> {
         fallback,
         period(row)?,
         limits,
+        leased.and_then(|percent| u8::try_from(percent).ok()),
     ))
 }

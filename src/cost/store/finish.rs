@@ -76,6 +76,13 @@ pub(in crate::cost) struct Swept {
     pub(in crate::cost) tokens: i64,
 }
 
+impl Swept {
+    /// Whether anything is charged for it.
+    pub(in crate::cost) fn is_owed(&self) -> bool {
+        self.usd > Usd::ZERO || self.tokens > 0
+    }
+}
+
 impl CostStore {
     /// Ends the reservation, if it is in one of the states that `finish` says. `None`: there is none.
     //
@@ -288,7 +295,7 @@ fn head(row: &PgRow) -> Result<(State, Option<Uuid>), sqlx::Error> {
     Ok((state, row.try_get("ended_by")?))
 }
 
-fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
+pub(in crate::cost) fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
     Ok(Stored {
         agent: parsed(row, "agent_id")?,
         session: parsed(row, "session_id")?,

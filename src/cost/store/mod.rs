@@ -16,14 +16,14 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 pub(super) use budgets::Registered;
-pub(super) use finish::{Charged, Finish, Finished, Stored, Swept};
+pub(super) use finish::{Charged, Finish, Finished, Stored, Swept, stored};
 pub(super) use reserve::{Admission, Demand, WindowState};
 pub(super) use snapshot::{CurrentWindow, SpentByModel};
 
 use super::budget::{Period, Window};
 use crate::ids::SessionId;
 use crate::money::Usd;
-use crate::store::Store;
+use crate::store::{Store, Subscription, Topic};
 use crate::time::Timestamp;
 
 /// The tables of this module, of one tenant.
@@ -45,13 +45,28 @@ impl CostStore {
         self.store.deadline()
     }
 
-    fn tenant(&self) -> &str {
+    /// For the statements of leased budgets, which stand with them.
+    pub(super) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Hears what others change of slices. Must be called within a runtime.
+    pub(super) fn subscribe(&self, topic: Topic) -> Subscription {
+        self.store.subscribe(topic)
+    }
+
+    /// Whether changes are heard at once; otherwise they are found by polling.
+    pub(super) fn hears_changes(&self) -> bool {
+        self.store.hears_changes()
+    }
+
+    pub(super) fn tenant(&self) -> &str {
         self.store.tenant().as_str()
     }
 }
 
 /// Reads a column that holds one of our names.
-fn parsed<T>(row: &PgRow, column: &str) -> Result<T, sqlx::Error>
+pub(super) fn parsed<T>(row: &PgRow, column: &str) -> Result<T, sqlx::Error>
 where
     T: FromStr,
     T::Err: fmt::Display,
@@ -79,7 +94,7 @@ where
         .map_err(|error: T::Err| malformed(&error.to_string()))
 }
 
-fn period(row: &PgRow) -> Result<Period, sqlx::Error> {
+pub(super) fn period(row: &PgRow) -> Result<Period, sqlx::Error> {
     Period::parse(&row.try_get::<String, _>("period")?).ok_or_else(|| malformed("a period"))
 }
 

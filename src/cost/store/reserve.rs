@@ -34,6 +34,8 @@ pub(in crate::cost) struct Demand {
     pub(in crate::cost) lease_micros: i64,
     /// Charge it whatever the limits say: it has been spent already.
     pub(in crate::cost) spent_already: bool,
+    /// The budgets and periods that slices in memory are charged for instead.
+    pub(in crate::cost) from_slices: (Vec<String>, Vec<&'static str>),
 }
 
 /// The answer, with what it was decided from.
@@ -49,6 +51,8 @@ pub(in crate::cost) struct Admission {
 pub(in crate::cost) struct WindowState {
     pub(in crate::cost) budget: BudgetName,
     pub(in crate::cost) window: Window,
+    /// Whether processes take slices of it.
+    pub(in crate::cost) leased: bool,
     /// Whether the window has been opened.
     pub(in crate::cost) open: bool,
     /// What the ceiling costs here; `None` if there is no price and one is needed.
@@ -124,7 +128,8 @@ impl CostStore {
                                          * greatest(b.fallback_input, b.fallback_output) + 999999,
                                          1000000))::bigint
                              WHEN $7::text IS NULL AND b.usd_limit IS NULL THEN 0
-                        END AS asked_usd, b.fallback_input, b.fallback_output
+                        END AS asked_usd, b.fallback_input, b.fallback_output,
+                        b.leased_percent IS NOT NULL AS leased
                    FROM portcullis.budgets b
                   CROSS JOIN LATERAL (
                       SELECT CASE b.period
@@ -133,6 +138,8 @@ impl CostStore {
                                               'YYYY-MM-DD')
                              END COLLATE \"C\" AS window_key) k
                   WHERE b.tenant_id = $1::text AND b.agent_id = $2::text
+                    AND (b.name, b.period) NOT IN (SELECT s.budget, s.period
+                                                     FROM unnest($16::text[], $17::text[]) s(budget, period))
              ), locked AS MATERIALIZED (
                  SELECT a.name, a.period, a.window_key, a.asked_usd, a.fallback_input,
                         a.fallback_output, w.usd_limit, w.token_limit, w.seconds_limit,
@@ -185,7 +192,7 @@ impl CostStore {
                                 FROM locked) l
                   WHERE v.admitted
              )
-             SELECT a.name, a.period, a.window_key, a.open, a.asked_usd, l.usd_limit, l.token_limit,
+             SELECT a.name, a.period, a.window_key, a.open, a.leased, a.asked_usd, l.usd_limit, l.token_limit,
                     l.seconds_limit, coalesce(l.taken_usd, 0) AS taken_usd,
                     coalesce(l.taken_tokens, 0) AS taken_tokens, l.first_at, v.admitted,
                     coalesce($4, now()) AS at
@@ -208,6 +215,8 @@ impl CostStore {
         .bind(bound(demand.either))
         .bind(demand.lease_micros)
         .bind(demand.spent_already)
+        .bind(&demand.from_slices.0)
+        .bind(&demand.from_slices.1)
         .fetch_all_in(&self.store)
         .await?;
         let admitted = rows
@@ -218,6 +227,12 @@ impl CostStore {
             admitted: admitted.unwrap_or(false),
             windows: rows.iter().map(state).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Opens the windows that slices are to be taken of.
+    pub(in crate::cost) async fn open_windows_of(&self, demand: &Demand) -> Result<(), StoreError> {
+        let work = || self.open_windows(demand);
+        self.store.run_idempotent(OPERATION, work).await
     }
 
     /// Opens the windows of the agent's limits that are not open.
@@ -261,6 +276,7 @@ fn state(row: &PgRow) -> Result<WindowState, sqlx::Error> {
     Ok(WindowState {
         budget: parsed(row, "name")?,
         window: window(row)?,
+        leased: row.try_get("leased")?,
         open: row.try_get("open")?,
         asked_usd: row.try_get("asked_usd")?,
         usd_limit: row.try_get("usd_limit")?,

@@ -26,6 +26,7 @@ mod cli;
 mod common;
 mod cost;
 mod cost_kill;
+mod cost_lease;
 mod heads;
 mod identity;
 mod journal;

@@ -44,7 +44,7 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
                 None
             }
             Some(Wake::Key(budget)) => Some(Asked::For(budget)),
-            Some(Wake::Anything) => Some(Asked::Everything),
+            Some(Wake::Anything) => Some(Asked::Perhaps),
         };
         if asked.is_some() {
             core.leases.forget_plans();
@@ -57,14 +57,25 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
 #[derive(Debug)]
 enum Asked<'a> {
     For(&'a str),
-    Everything,
+    /// Perhaps some, which was not heard.
+    Perhaps,
+}
+
+/// Whether a slice is asked back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Back {
+    No,
+    /// Where the limit is near.
+    Perhaps,
+    Yes,
 }
 
 impl Asked<'_> {
-    fn asks(&self, hold: &Hold) -> bool {
+    fn back(&self, hold: &Hold) -> Back {
         match self {
-            Self::For(budget) => hold.of.budget.as_str() == *budget,
-            Self::Everything => true,
+            Self::For(budget) if hold.of.budget.as_str() == *budget => Back::Yes,
+            Self::For(_) => Back::No,
+            Self::Perhaps => Back::Perhaps,
         }
     }
 }
@@ -80,8 +91,8 @@ async fn see_to_all(core: &Arc<Core>, asked: Option<&Asked<'_>>, tick: bool) {
     };
     let mut running = JoinSet::new();
     for hold in holds {
-        let back = asked.is_some_and(|asked| asked.asks(&hold));
-        if !back && !tick && !hold.told.load(Ordering::Acquire) && !hold.is_dead() {
+        let back = asked.map_or(Back::No, |asked| asked.back(&hold));
+        if back == Back::No && !tick && !hold.told.load(Ordering::Acquire) && !hold.is_dead() {
             continue;
         }
         if running.len() >= AT_ONCE {
@@ -101,7 +112,7 @@ async fn see_to_all(core: &Arc<Core>, asked: Option<&Asked<'_>>, tick: bool) {
     core.leases.old().append(&mut moved);
 }
 
-async fn see_to(core: &Core, hold: &Arc<Hold>, back: bool) {
+async fn see_to(core: &Core, hold: &Arc<Hold>, back: Back) {
     let done = if hold.is_dead() {
         bury(core, hold).await
     } else {
@@ -118,11 +129,11 @@ async fn see_to(core: &Core, hold: &Arc<Hold>, back: bool) {
     }
 }
 
-async fn renew(core: &Core, hold: &Hold, back: bool) -> Result<(), CostError> {
+async fn renew(core: &Core, hold: &Hold, back: Back) -> Result<(), CostError> {
     let settings = &core.settings.leases;
     let mut books = hold.books().await;
     let mono = core.leases.mono();
-    if back {
+    if back == Back::Yes {
         hold.dry(mono.saturating_add(nanos(DRY)));
     }
     let short = hold.told.swap(false, Ordering::AcqRel) && hold.is_low();
@@ -132,12 +143,20 @@ async fn renew(core: &Core, hold: &Hold, back: bool) -> Result<(), CostError> {
         return Ok(());
     }
     let wish = Wish {
-        want: short && !back && !hold.is_dry(mono),
-        give_back: back || idle,
+        want: short && !hold.is_dry(mono),
+        give_back: back == Back::Yes || idle,
     };
-    if wish.want || wish.give_back || books.is_due(&hold.slice, mono, settings.lease) {
+    if wish.want || wish.give_back || back == Back::Perhaps || books.is_due(&hold.slice, mono, settings.lease) {
         let outcome = hold.exchange(core, &mut books, wish).await?;
-        if wish.want && outcome == (Outcome::Held { near: true }) && hold.is_low() {
+        let near = outcome == Outcome::Held { near: true };
+        if back == Back::Perhaps && near {
+            let wish = Wish {
+                give_back: true,
+                want: false,
+            };
+            hold.exchange(core, &mut books, wish).await?;
+        }
+        if wish.want && near && hold.is_low() {
             // Less than half of a slice is all there is: the statement decides about the rest.
             hold.dry(mono.saturating_add(nanos(DRY)));
         }

@@ -18,7 +18,7 @@ use crate::store::StoreError;
 use crate::time::Timestamp;
 
 /// How long the answer of other holders is waited for.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long after nobody had anything they are not asked again.
 const ASK_EVERY: Duration = Duration::from_millis(200);

@@ -6,8 +6,7 @@ use uuid::Uuid;
 
 use crate::call::Principal;
 use crate::cost::store::{CostStore, Swept, stored};
-use crate::ids::{BudgetName, ModelName, ReservationId};
-use crate::money::Usd;
+use crate::ids::{ModelName, ReservationId};
 use crate::store::{InStore as _, StoreError};
 use crate::time::Timestamp;
 

@@ -1,9 +1,5 @@
--- Leased budgets: a process takes a slice of a window and spends it from memory.
-
--- The part of the limit, in per cent, that one process takes at a time; NULL: every call is charged
--- by a statement of its own.
-ALTER TABLE portcullis.budgets
-    ADD COLUMN leased_percent smallint CHECK (leased_percent BETWEEN 1 AND 50);
+-- Leased budgets: a process takes a slice of a window, of budgets.lease_percent of its limit, and spends it
+-- from memory.
 
 -- One slice. What is taken and not spent is part of what its window holds, so that no other process
 -- can have it; what is spent is part of what the window has settled.
@@ -26,13 +22,15 @@ CREATE TABLE portcullis.budget_leases (
     epoch        bigint NOT NULL DEFAULT 0,
     taken_usd    bigint NOT NULL DEFAULT 0,
     taken_tokens bigint NOT NULL DEFAULT 0,
+    taken_calls  bigint NOT NULL DEFAULT 0,
     -- As reported; the rest of what is taken counts as held.
     spent_usd    bigint NOT NULL DEFAULT 0,
     spent_tokens bigint NOT NULL DEFAULT 0,
-    calls        bigint NOT NULL DEFAULT 0,
+    spent_calls  bigint NOT NULL DEFAULT 0,
     -- What the last renewal granted, for a holder that did not get the answer.
     last_usd     bigint NOT NULL DEFAULT 0,
     last_tokens  bigint NOT NULL DEFAULT 0,
+    last_calls   bigint NOT NULL DEFAULT 0,
     taken_at     timestamptz NOT NULL,
     reported_at  timestamptz NOT NULL,
     lease_until  timestamptz NOT NULL,

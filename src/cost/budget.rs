@@ -1,101 +1,14 @@
 //! Budgets: whose, over what, how much.
 
-use std::fmt;
-use std::time::Duration;
+mod validate;
 
-use super::error::CostError;
+use std::collections::BTreeMap;
+
+use super::amount::{Amount, Calls, Tokens};
 use super::price::Price;
-use crate::ids::{AgentId, BudgetName, SessionId};
+use super::window::{Period, Rolling};
+use crate::ids::{AgentId, BudgetName, ModelName, UserId};
 use crate::money::Usd;
-use crate::time::UtcDay;
-
-/// The longest that a session may be limited to, in seconds.
-const MAX_SESSION_SECONDS: u32 = 86_400;
-
-/// A number of tokens, in and out together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a number with a name, written by callers"
-)]
-pub struct Tokens(pub u64);
-
-/// How much of what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Amount {
-    /// Dollars.
-    Usd(Usd),
-    /// Tokens, in and out together.
-    Tokens(Tokens),
-}
-
-impl From<Usd> for Amount {
-    fn from(amount: Usd) -> Self {
-        Self::Usd(amount)
-    }
-}
-
-impl From<Tokens> for Amount {
-    fn from(amount: Tokens) -> Self {
-        Self::Tokens(amount)
-    }
-}
-
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usd(amount) => write!(f, "{amount}"),
-            Self::Tokens(Tokens(amount)) => write!(f, "{amount} tokens"),
-        }
-    }
-}
-
-/// Over what a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Period {
-    /// One run of the agent.
-    Session,
-    /// A calendar day in UTC, by the database's clock.
-    Day,
-}
-
-impl Period {
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Session => "session",
-            Self::Day => "day",
-        }
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        match text {
-            "session" => Some(Self::Session),
-            "day" => Some(Self::Day),
-            _ => None,
-        }
-    }
-}
-
-/// One stretch over which a limit counts: this session, this day.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Window {
-    /// This session.
-    Session(SessionId),
-    /// This day in UTC.
-    Day(UtcDay),
-}
-
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Session(_) => f.write_str("session"),
-            Self::Day(day) => write!(f, "day {day}"),
-        }
-    }
-}
 
 /// The limits over one period. Nothing is limited that is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,19 +18,65 @@ pub struct Limits {
     pub usd: Option<Usd>,
     /// Tokens, in and out together.
     pub tokens: Option<u64>,
+    /// Calls.
+    pub calls: Option<u64>,
     /// Seconds of wall time since the first admission; of sessions only.
     pub seconds: Option<u32>,
 }
 
-/// What an agent may spend, per session and per UTC day.
+/// Whose calls a budget is for: those that fit every part that is named. One that names nothing is
+/// the tenant's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Subject {
+    pub(super) agent: Option<AgentId>,
+    pub(super) user: Option<UserId>,
+    pub(super) model: Option<ModelName>,
+}
+
+/// What happens to a call that a budget has no room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnLimit {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is refused, and somebody may raise the limit once, by what is missing
+    /// ([`CostError::NeedsApproval`](super::CostError::NeedsApproval)).
+    Ask,
+    /// It is let through, on the record: as overrun, and with a [`Warning`](super::Warning) at 100
+    /// per cent.
+    Warn,
+}
+
+impl OnLimit {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Ask => "ask",
+            Self::Warn => "warn",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Refuse, Self::Ask, Self::Warn]
+            .into_iter()
+            .find(|choice| choice.as_str() == text)
+    }
+}
+
+/// What an agent, a user, everybody who calls a model, or the whole tenant may spend.
 ///
-/// An agent can have several budgets, under different names; a call is charged to all of their limits
-/// or to none. The builder never fails: what is wrong with a budget is said by
-/// [`Cost::register`](super::Cost::register).
+/// A call is charged to every limit of every budget that it fits, or to none. The builder never fails:
+/// what is wrong with a budget is said by [`Cost::register`](super::Cost::register).
+///
+/// **Who has a budget.** A call is admitted only if at least one limit of a budget that it fits is one
+/// of dollars or tokens, or is declared [unlimited](Self::unlimited). Limits of calls, rates and
+/// seconds restrict; by themselves they allow nothing
+/// ([`CostError::NoBudget`](super::CostError::NoBudget)).
 ///
 /// ```
-/// use portcullis::{AgentId, Usd};
-/// use portcullis::cost::{Budget, Price, Tokens};
+/// use portcullis::{AgentId, ModelName, Usd, UserId};
+/// use portcullis::cost::{Budget, Calls, Price, Rolling, Tokens};
 ///
 /// let budget = Budget::for_agent(AgentId::parse("billing-agent")?)
 ///     .per_session(Usd::dollars(5))
@@ -125,51 +84,134 @@ pub struct Limits {
 ///     .per_day(Usd::dollars(50))
 ///     .session_seconds(3_600)
 ///     .fallback_price(Price::per_million(Usd::dollars(5), Usd::dollars(25)));
+///
+/// let customer = Budget::for_user(UserId::parse("u_381")?)
+///     .per_month(Usd::dollars(20))
+///     .rate(Calls(10), Rolling::SECOND);
+/// let dear = Budget::for_model(ModelName::parse("gpt-5")?).per(Rolling::hours(6), Usd::dollars(30));
+/// let company = Budget::for_tenant().per_month(Usd::dollars(5_000)).warn_at(80).warn_at(95);
 /// # Ok::<(), portcullis::InvalidId>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
-    pub(super) agent: AgentId,
+    pub(super) subject: Subject,
     pub(super) name: Option<BudgetName>,
-    pub(super) session: Option<Limits>,
-    pub(super) day: Option<Limits>,
+    pub(super) limits: BTreeMap<Period, Limits>,
     pub(super) fallback: Option<Price>,
+    pub(super) on_limit: OnLimit,
+    /// Ascending, without duplicates.
+    pub(super) warn_at: Vec<u8>,
     pub(super) leased: Option<u8>,
 }
 
 impl Budget {
     /// A budget of `agent`, without any limit yet.
     #[must_use]
-    pub const fn for_agent(agent: AgentId) -> Self {
+    pub fn for_agent(agent: AgentId) -> Self {
+        Self::for_tenant().and_agent(agent)
+    }
+
+    /// A budget of all calls on behalf of `user`, without any limit yet.
+    #[must_use]
+    pub fn for_user(user: UserId) -> Self {
+        Self::for_tenant().and_user(user)
+    }
+
+    /// A budget of all calls of `model`, without any limit yet. Which model a call is of says its
+    /// ceiling, name for name.
+    #[must_use]
+    pub fn for_model(model: ModelName) -> Self {
+        Self::for_tenant().and_model(model)
+    }
+
+    /// A budget of every call of the tenant, without any limit yet.
+    #[must_use]
+    pub fn for_tenant() -> Self {
         Self {
-            agent,
+            subject: Subject::default(),
             name: None,
-            session: None,
-            day: None,
+            limits: BTreeMap::new(),
             fallback: None,
+            on_limit: OnLimit::default(),
+            warn_at: Vec::new(),
             leased: None,
         }
     }
 
-    /// The budget's name, `agent:` and the agent's name by default. Registering a name again replaces
-    /// the budget.
+    /// Only calls of `agent`.
+    #[must_use]
+    pub fn and_agent(mut self, agent: AgentId) -> Self {
+        self.subject.agent = Some(agent);
+        self
+    }
+
+    /// Only calls on behalf of `user`.
+    #[must_use]
+    pub fn and_user(mut self, user: UserId) -> Self {
+        self.subject.user = Some(user);
+        self
+    }
+
+    /// Only calls of `model`.
+    #[must_use]
+    pub fn and_model(mut self, model: ModelName) -> Self {
+        self.subject.model = Some(model);
+        self
+    }
+
+    /// The budget's name; by default whose it is: `agent:` and the agent's name, `user:` ..,
+    /// `model:` .., these joined by `+`, or `tenant`. Registering a name again replaces the budget.
     #[must_use]
     pub fn named(mut self, name: BudgetName) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// At most so much in one session: [`Usd`] or [`Tokens`]; call it twice for both.
+    /// At most so much in one session: [`Usd`], [`Tokens`] or [`Calls`]; call it again for others.
     #[must_use]
-    pub fn per_session(mut self, limit: impl Into<Amount>) -> Self {
-        set(self.session.get_or_insert_default(), limit.into());
-        self
+    pub fn per_session(self, limit: impl Into<Amount>) -> Self {
+        self.over(Period::Session, limit)
     }
 
-    /// At most so much on one UTC day: [`Usd`] or [`Tokens`]; call it twice for both.
+    /// At most so much on one UTC day.
     #[must_use]
-    pub fn per_day(mut self, limit: impl Into<Amount>) -> Self {
-        set(self.day.get_or_insert_default(), limit.into());
+    pub fn per_day(self, limit: impl Into<Amount>) -> Self {
+        self.over(Period::Day, limit)
+    }
+
+    /// At most so much in one UTC month.
+    #[must_use]
+    pub fn per_month(self, limit: impl Into<Amount>) -> Self {
+        self.over(Period::Month, limit)
+    }
+
+    /// At most so much in any window of this length.
+    #[must_use]
+    pub fn per(self, window: Rolling, limit: impl Into<Amount>) -> Self {
+        self.over(Period::Rolling(window), limit)
+    }
+
+    /// At most so much, ever.
+    #[must_use]
+    pub fn for_ever(self, limit: impl Into<Amount>) -> Self {
+        self.over(Period::Forever, limit)
+    }
+
+    /// At most so many calls in any window of this length.
+    #[must_use]
+    pub fn rate(self, calls: Calls, window: Rolling) -> Self {
+        self.per(window, calls)
+    }
+
+    /// At most so much over `period`.
+    #[must_use]
+    pub fn over(mut self, period: Period, limit: impl Into<Amount>) -> Self {
+        let limits = self.limits.entry(period).or_default();
+        match limit.into() {
+            Amount::Usd(amount) => limits.usd = Some(amount),
+            Amount::Tokens(Tokens(amount)) => limits.tokens = Some(amount),
+            Amount::Calls(Calls(amount)) => limits.calls = Some(amount),
+        }
         self
     }
 
@@ -177,7 +219,7 @@ impl Budget {
     /// admission, by the database's clock.
     #[must_use]
     pub fn session_seconds(mut self, seconds: u32) -> Self {
-        self.session.get_or_insert_default().seconds = Some(seconds);
+        self.limits.entry(Period::Session).or_default().seconds = Some(seconds);
         self
     }
 
@@ -188,11 +230,42 @@ impl Budget {
         self
     }
 
+    /// Counts sessions and days that are not limited otherwise, without a limit: for an agent that
+    /// may spend what it likes, on the record.
+    #[must_use]
+    pub fn unlimited(mut self) -> Self {
+        self.limits.entry(Period::Session).or_default();
+        self.limits.entry(Period::Day).or_default();
+        self
+    }
+
+    /// What happens to a call that there is no room for.
+    #[must_use]
+    pub fn on_limit(mut self, choice: OnLimit) -> Self {
+        self.on_limit = choice;
+        match choice {
+            // Passing the limit is the one thing that somebody must hear of.
+            OnLimit::Warn => self.warn_at(100),
+            OnLimit::Refuse | OnLimit::Ask => self,
+        }
+    }
+
+    /// Warns when so many per cent of a limit are settled and held; call it again for several.
+    #[must_use]
+    pub fn warn_at(mut self, percent: u8) -> Self {
+        if let Err(at) = self.warn_at.binary_search(&percent) {
+            self.warn_at.insert(at, percent);
+        }
+        self
+    }
+
     /// Lets each process take slices of so many per cent (1 to 50) of each limit, and spend them from
-    /// memory: calls of this budget wait for no round trip, until little is left of the limit.
+    /// memory: calls of this budget wait for no round trip, until little is left of the limit. Limits
+    /// over rolling windows, and those that are [passed on purpose](OnLimit::Warn), are asked for each
+    /// call all the same.
     ///
     /// No limit is ever exceeded for it: what a process has taken counts as held for all others. What
-    /// a process that died had not reported is of [unknown](State::Unknown) outcome, as one
+    /// a process that died had not reported is of [unknown](super::State::Unknown) outcome, as one
     /// reservation. A change of the budget reaches slices when the process hears of it, within a
     /// moment, and else at its next [report](super::LeaseSettings::report_every); until then it admits
     /// no more than it has taken. Calls that no [`Permit`](crate::Permit) is for are not in the audit
@@ -203,26 +276,22 @@ impl Budget {
         self
     }
 
-    /// How many per cent of each limit a process takes at a time; `None` if every call is charged by
-    /// itself.
+    /// Whose agent's calls it is for; `None` for those of every agent.
     #[must_use]
-    pub const fn leased_percent(&self) -> Option<u8> {
-        self.leased
+    pub const fn agent_id(&self) -> Option<&AgentId> {
+        self.subject.agent.as_ref()
     }
 
-    /// Counts sessions and days that are not limited otherwise, without a limit: for an agent that
-    /// may spend what it likes, on the record.
+    /// On whose behalf the calls are that it is for; `None` for everybody.
     #[must_use]
-    pub fn unlimited(mut self) -> Self {
-        self.session.get_or_insert_default();
-        self.day.get_or_insert_default();
-        self
+    pub const fn user_id(&self) -> Option<&UserId> {
+        self.subject.user.as_ref()
     }
 
-    /// Whose it is.
+    /// Which model the calls are of that it is for; `None` for all, and for calls without a model.
     #[must_use]
-    pub const fn agent_id(&self) -> &AgentId {
-        &self.agent
+    pub const fn model(&self) -> Option<&ModelName> {
+        self.subject.model.as_ref()
     }
 
     /// Its name; `None` stands for the default one.
@@ -231,185 +300,46 @@ impl Budget {
         self.name.as_ref()
     }
 
+    /// The limits over `period`; `None` if it is not counted.
+    #[must_use]
+    pub fn limits(&self, period: Period) -> Option<Limits> {
+        self.limits.get(&period).copied()
+    }
+
     /// The limits per session; `None` if sessions are not counted.
     #[must_use]
-    pub const fn session_limits(&self) -> Option<Limits> {
-        self.session
+    pub fn session_limits(&self) -> Option<Limits> {
+        self.limits(Period::Session)
     }
 
     /// The limits per day; `None` if days are not counted.
     #[must_use]
-    pub const fn day_limits(&self) -> Option<Limits> {
-        self.day
+    pub fn day_limits(&self) -> Option<Limits> {
+        self.limits(Period::Day)
     }
 
-    pub(super) fn periods(&self) -> impl Iterator<Item = (Period, Limits)> {
-        [(Period::Session, self.session), (Period::Day, self.day)]
-            .into_iter()
-            .filter_map(|(period, limits)| Some((period, limits?)))
+    /// Every period that is counted, with its limits.
+    pub fn periods(&self) -> impl Iterator<Item = (Period, Limits)> {
+        self.limits
+            .iter()
+            .map(|(period, limits)| (*period, *limits))
     }
 
-    /// The name, once every field is known to be one that can be enforced.
-    pub(super) fn validate(&self) -> Result<BudgetName, CostError> {
-        let wrong = |field, problem| Err(CostError::InvalidBudget { field, problem });
-        if self.session.is_none() && self.day.is_none() {
-            return wrong(
-                "limits",
-                "has no limit; call per_session, per_day or session_seconds, or unlimited",
-            );
-        }
-        for (period, limits) in self.periods() {
-            let (usd, tokens) = match period {
-                Period::Session => ("per_session (USD)", "per_session (tokens)"),
-                Period::Day => ("per_day (USD)", "per_day (tokens)"),
-            };
-            if limits.usd.is_some_and(|usd| usd <= Usd::ZERO) {
-                return wrong(
-                    usd,
-                    "must be more than nothing; to stop an agent, halt it or remove its budget",
-                );
-            }
-            match limits.tokens {
-                Some(0) => {
-                    return wrong(
-                        tokens,
-                        "must be more than nothing; to stop an agent, halt it or remove its budget",
-                    );
-                }
-                Some(more) if i64::try_from(more).is_err() => {
-                    return wrong(tokens, "must be at most 9223372036854775807");
-                }
-                _ => {}
-            }
-            if limits
-                .seconds
-                .is_some_and(|seconds| !(1..=MAX_SESSION_SECONDS).contains(&seconds))
-            {
-                return wrong("session_seconds", "must be from 1 to 86400");
-            }
-        }
-        if (self.leased).is_some_and(|percent| !(1..=50).contains(&percent)) {
-            return wrong("leased percentage", "must be from 1 to 50");
-        }
-        if self.fallback.is_some_and(|price| !price.is_valid()) {
-            return wrong("fallback_price", "must not be negative");
-        }
-        match &self.name {
-            Some(name) => Ok(name.clone()),
-            None => match BudgetName::parse(format!("agent:{}", self.agent)) {
-                Ok(name) => Ok(name),
-                Err(_) => wrong("name", "would be too long by default; call named"),
-            },
-        }
-    }
-}
-
-fn set(limits: &mut Limits, limit: Amount) {
-    match limit {
-        Amount::Usd(amount) => limits.usd = Some(amount),
-        Amount::Tokens(Tokens(amount)) => limits.tokens = Some(amount),
-    }
-}
-
-/// How a reservation stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum State {
-    /// Charged at its ceiling, until it is settled or its lease runs out.
-    Held,
-    /// Its outcome is not known. It stays charged until somebody says what it was.
-    Unknown,
-    /// Charged at what it cost.
-    Settled,
-    /// Nothing happened; charged at nothing.
-    Released,
-}
-
-impl State {
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Held => "held",
-            Self::Unknown => "unknown",
-            Self::Settled => "settled",
-            Self::Released => "released",
-        }
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        [Self::Held, Self::Unknown, Self::Settled, Self::Released]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// How the cost gate behaves. The defaults are the strict ones.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct CostSettings {
-    /// Where prices come from.
-    pub prices: super::Prices,
-    /// Whether a call is let through when the store cannot be asked. It is audited, and its cost is
-    /// recorded if the store is back by then.
-    pub fail_open: bool,
-    /// How long a reservation may stay unsettled (15 minutes) before its outcome counts as unknown.
-    pub lease: Duration,
-    /// How often leases are looked at (30 seconds).
-    pub sweep_every: Duration,
-    /// How slices of leased budgets are held.
-    pub leases: super::LeaseSettings,
-}
-
-impl Default for CostSettings {
-    fn default() -> Self {
-        Self {
-            prices: super::Prices::bundled(),
-            fail_open: false,
-            lease: Duration::from_mins(15),
-            sweep_every: Duration::from_secs(30),
-            leases: super::LeaseSettings::default(),
-        }
-    }
-}
-
-impl CostSettings {
-    /// Where prices come from.
+    /// What is asked of it when it is full.
     #[must_use]
-    pub fn prices(mut self, prices: super::Prices) -> Self {
-        self.prices = prices;
-        self
+    pub const fn at_limit(&self) -> OnLimit {
+        self.on_limit
     }
 
-    /// Lets calls through when the store cannot be asked, audited as such.
+    /// The thresholds, ascending.
     #[must_use]
-    pub const fn fail_open(mut self, fail_open: bool) -> Self {
-        self.fail_open = fail_open;
-        self
+    pub fn thresholds(&self) -> &[u8] {
+        &self.warn_at
     }
 
-    /// How long a reservation may stay unsettled: longer than the longest call.
+    /// How many per cent a process may take at once; `None` if each call asks the store.
     #[must_use]
-    pub const fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
-        self
-    }
-
-    /// How slices of leased budgets are held.
-    #[must_use]
-    pub const fn leases(mut self, leases: super::LeaseSettings) -> Self {
-        self.leases = leases;
-        self
-    }
-
-    /// How often leases are looked at.
-    #[must_use]
-    pub const fn sweep_every(mut self, every: Duration) -> Self {
-        self.sweep_every = every;
-        self
+    pub const fn lease_percent(&self) -> Option<u8> {
+        self.leased
     }
 }

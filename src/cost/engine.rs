@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::budget::{Amount, Tokens, Window};
-use super::error::CostError;
-use super::store::{Admission, WindowState};
+use super::amount::{Amount, Calls, Tokens};
+use super::budget::OnLimit;
+use super::error::{CostError, Raise};
+use super::store::{Admission, Shortfall, WindowState};
+use super::window::{Ring, Window};
 use crate::money::Usd;
 use crate::time::Timestamp;
 use crate::usage::{Ceiling, CeilingAmount};
@@ -47,82 +49,167 @@ pub(super) fn split(ceiling: &Ceiling) -> Result<Split, CostError> {
     }
 }
 
-/// Why `admission` was refused: the first limit that does not let `tokens` of it pass.
+/// Why `admission` does not let a call of `tokens` pass; `None` if it would fit as things stood.
 ///
-/// The statement has decided already, from these very numbers; this finds its reason.
-pub(super) fn refusal(admission: &Admission, names_model: bool, tokens: u64) -> CostError {
-    let found = admission
+/// Of several limits, the one is named whose wait is the longest; it is as long as all of them need.
+pub(super) fn refusal(admission: &Admission, names_model: bool, tokens: u64) -> Option<CostError> {
+    if !admission.windows.iter().any(|state| state.allows) {
+        return Some(CostError::NoBudget);
+    }
+    let never = |state| impossible(state, names_model);
+    if let Some(error) = admission.windows.iter().find_map(never) {
+        return Some(error);
+    }
+    let short: Vec<Short> = admission
         .windows
         .iter()
-        .find_map(|state| refused_by(state, names_model, tokens));
-    found.unwrap_or(CostError::NoBudget)
+        .flat_map(|state| shorts(state, tokens))
+        .collect();
+    let wait = |short: &&Short| short.wait.unwrap_or(Duration::MAX);
+    // The first of those that wait equally long.
+    let worst = |of: &dyn Fn(&Short) -> bool| short.iter().rev().filter(|s| of(s)).max_by_key(wait);
+    let retry_after = worst(&|_| true)?.wait;
+    if let Some(refused) = worst(&|short| short.on_limit != OnLimit::Ask) {
+        return Some(CostError::Exceeded {
+            budget: refused.state.budget.clone(),
+            window: refused.state.window.clone(),
+            limit: refused.limit,
+            left: refused.left,
+            asked: refused.asked,
+            retry_after,
+        });
+    }
+    let asked = worst(&|_| true)?;
+    Some(CostError::NeedsApproval {
+        budget: asked.state.budget.clone(),
+        window: asked.state.window.clone(),
+        missing: asked.missing,
+        retry_after,
+        raise: Raise::of(short.iter().map(Short::shortfall).collect()),
+    })
 }
 
-fn refused_by(state: &WindowState, names_model: bool, tokens: u64) -> Option<CostError> {
+/// What no room would help with.
+fn impossible(state: &WindowState, names_model: bool) -> Option<CostError> {
     let budget = || state.budget.clone();
-    let Some(asked) = state.asked_usd else {
+    if state.asked_usd.is_none() {
         return Some(if names_model {
             CostError::UnknownModel
         } else {
             CostError::Unpriced { budget: budget() }
         });
+    }
+    let (limit, first) = state.seconds_limit.zip(state.first_at)?;
+    let over = state.at.since(first) >= Duration::from_secs(u64::from(limit));
+    (over && state.on_limit != OnLimit::Warn).then(|| CostError::SessionTooLong {
+        budget: budget(),
+        limit,
+    })
+}
+
+/// One limit that has too little left.
+struct Short<'w> {
+    state: &'w WindowState,
+    on_limit: OnLimit,
+    limit: Amount,
+    left: Amount,
+    asked: Amount,
+    missing: Amount,
+    /// `None`: for ever.
+    wait: Option<Duration>,
+}
+
+impl Short<'_> {
+    fn shortfall(&self) -> Shortfall {
+        Shortfall {
+            budget: self.state.budget.clone(),
+            window: self.state.window.clone(),
+            amount: self.missing,
+        }
+    }
+}
+
+/// The units of which `state` has less left than is asked.
+fn shorts(state: &WindowState, tokens: u64) -> Vec<Short<'_>> {
+    const MAX: u64 = i64::MAX.unsigned_abs();
+    // A limit that is passed on purpose is none; what cannot be written is refused all the same.
+    let bound = |limit: Option<u64>| match state.on_limit {
+        OnLimit::Warn => None,
+        OnLimit::Refuse | OnLimit::Ask => limit,
     };
-    if let Some((limit, first)) = state.seconds_limit.zip(state.first_at)
-        && state.at.since(first) >= Duration::from_secs(u64::from(limit))
-    {
-        return Some(CostError::SessionTooLong {
-            budget: budget(),
-            limit,
+    let nanos = |usd: Usd| usd.as_nanos().max(0).unsigned_abs();
+    let usd = |nanos: u64| Usd::nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).into();
+    let units: [(Option<u64>, u64, u64, u64, fn(u64) -> Amount); 3] = [
+        (
+            state.usd_limit.map(nanos),
+            nanos(state.raised.usd),
+            nanos(state.taken_usd),
+            state.asked_usd.map_or(0, nanos),
+            usd,
+        ),
+        (
+            state.token_limit,
+            state.raised.tokens,
+            state.taken_tokens,
+            tokens,
+            |tokens| Tokens(tokens).into(),
+        ),
+        (
+            state.call_limit,
+            state.raised.calls,
+            state.taken_calls,
+            1,
+            |calls| Calls(calls).into(),
+        ),
+    ];
+    let mut short = Vec::new();
+    for (at, (limit, raised, taken, asked, amount)) in units.into_iter().enumerate() {
+        let on_limit = match bound(limit) {
+            Some(_) => state.on_limit,
+            None => OnLimit::Refuse,
+        };
+        let limit = bound(limit).unwrap_or(MAX);
+        if taken.saturating_add(asked) <= limit {
+            continue;
+        }
+        let missing = taken.saturating_add(asked) - limit;
+        let ring = state.rings.as_ref().and_then(|rings| rings.get(at));
+        short.push(Short {
+            state,
+            on_limit,
+            limit: amount(limit),
+            left: amount(limit.saturating_sub(taken)),
+            asked: amount(asked),
+            missing: amount(missing),
+            wait: wait(&state.window, state.at, ring, missing, |base| {
+                asked
+                    <= if base {
+                        limit.saturating_sub(raised)
+                    } else {
+                        limit
+                    }
+            }),
         });
     }
-    let exceeded = |limit: Amount, left: Amount, asked: Amount, fits_alone: bool| {
-        Some(CostError::Exceeded {
-            budget: budget(),
-            window: state.window.clone(),
-            limit,
-            left,
-            asked,
-            retry_after: fits_alone
-                .then(|| ends_in(&state.window, state.at))
-                .flatten(),
-        })
-    };
-    let usd_limit = state.usd_limit.unwrap_or(Usd::MAX);
-    let usd_left = usd_limit.minus_or_zero(state.taken_usd);
-    if asked > usd_left {
-        return exceeded(
-            usd_limit.into(),
-            usd_left.into(),
-            asked.into(),
-            asked <= usd_limit,
-        );
-    }
-    let token_limit = state.token_limit.unwrap_or(i64::MAX.unsigned_abs());
-    let tokens_left = token_limit.saturating_sub(state.taken_tokens);
-    if tokens > tokens_left {
-        return exceeded(
-            Tokens(token_limit).into(),
-            Tokens(tokens_left).into(),
-            Tokens(tokens).into(),
-            tokens <= token_limit,
-        );
-    }
-    None
+    short
 }
 
-/// Whether a call could be admitted at all, were nothing else spent.
-pub(super) fn fits(limit: Amount, asked: Amount) -> bool {
-    match (limit, asked) {
-        (Amount::Usd(limit), Amount::Usd(asked)) => asked <= limit,
-        (Amount::Tokens(limit), Amount::Tokens(asked)) => asked <= limit,
-        _ => false,
-    }
-}
-
-/// How long the window lasts from `at` on; `None` if nobody can say.
-pub(super) fn ends_in(window: &Window, at: Timestamp) -> Option<Duration> {
+/// When there is room again; `fits` says whether the call fits into a window in which nothing is
+/// taken, with the limit that the next one has, or with that of this one.
+fn wait(
+    window: &Window,
+    at: Timestamp,
+    ring: Option<&Ring>,
+    missing: u64,
+    fits: impl Fn(bool) -> bool,
+) -> Option<Duration> {
     match window {
-        Window::Session(_) => None,
-        Window::Day(day) => Some(day.next().start().since(at)),
+        Window::Rolling(rolling) => {
+            let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+            // What was admitted by the same statement is in no bucket yet.
+            let frees = ring.and_then(|ring| ring.frees(missing, at));
+            fits(false).then(|| frees.unwrap_or(rolling.length()))
+        }
+        window => window.ends_in(at).filter(|_| fits(true)),
     }
 }

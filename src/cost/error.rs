@@ -1,8 +1,12 @@
 //! What the cost gate can answer instead of a reservation.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::budget::{Amount, State, Window};
+use super::amount::Amount;
+use super::state::State;
+use super::store::Shortfall;
+use super::window::Window;
 use crate::error::ErrorKind;
 use crate::halt::Halted;
 use crate::ids::{BudgetName, ReservationId};
@@ -20,17 +24,42 @@ pub enum CostError {
     Exceeded {
         /// The budget.
         budget: BudgetName,
-        /// The session or the day.
+        /// The session, the day, and so on.
         window: Window,
-        /// The limit.
+        /// The limit, with its unit.
         limit: Amount,
         /// What is left of it.
         left: Amount,
         /// What the ceiling asked for.
         asked: Amount,
-        /// When the window ends and there is room for the ceiling again, if ever.
+        /// When there is room for the ceiling again, in every budget, if ever: when the day or the month
+        /// has ended, or enough has left a rolling window.
         retry_after: Option<Duration>,
     },
+    /// A budget has less left than the ceiling, and somebody may raise its limit once, by what is
+    /// missing. Nothing was taken from any.
+    #[error("{}; {}", self.reason(), self.remedy())]
+    NeedsApproval {
+        /// The budget.
+        budget: BudgetName,
+        /// The session, the day, and so on.
+        window: Window,
+        /// What is missing there.
+        missing: Amount,
+        /// When there is room without it, if ever.
+        retry_after: Option<Duration>,
+        /// Every limit that has to be raised.
+        raise: Raise,
+    },
+    /// The limit of no such window can be raised, or not by so much.
+    #[error("{}; {}", self.reason(), self.remedy())]
+    NotRaised {
+        /// What is wrong with it, and what to do.
+        problem: &'static str,
+    },
+    /// Advice was asked for, and is switched off.
+    #[error("{}; {}", self.reason(), self.remedy())]
+    AdviceOff,
     /// The session has lasted longer than the budget lets it.
     #[error("{}; {}", self.reason(), self.remedy())]
     SessionTooLong {
@@ -39,7 +68,8 @@ pub enum CostError {
         /// The most seconds.
         limit: u32,
     },
-    /// The agent has no budget. No limit is not the same as no budget.
+    /// No budget allows the call: there is none in dollars or tokens, and none without a limit. No limit is
+    /// not the same as no budget.
     #[error("{}; {}", self.reason(), self.remedy())]
     NoBudget,
     /// Nobody knows what the model costs.
@@ -95,6 +125,7 @@ impl CostError {
         match self {
             Self::Halted(_)
             | Self::Exceeded { .. }
+            | Self::NeedsApproval { .. }
             | Self::SessionTooLong { .. }
             | Self::NoBudget
             | Self::UnknownModel
@@ -103,6 +134,8 @@ impl CostError {
             | Self::InvalidSpent { .. }
             | Self::InvalidBudget { .. }
             | Self::NoReservation { .. }
+            | Self::NotRaised { .. }
+            | Self::AdviceOff
             | Self::NotHeld { .. } => ErrorKind::Misuse,
             Self::Store(error) => error.kind(),
         }
@@ -123,6 +156,14 @@ impl CostError {
             } => format!(
                 "the budget `{budget}` has {left} of {limit} left for this {window}, and the call may take {asked}"
             ),
+            Self::NeedsApproval {
+                budget,
+                window,
+                missing,
+                ..
+            } => format!("the budget `{budget}` is {missing} short for this {window}"),
+            Self::NotRaised { problem } => format!("the limit was not raised: {problem}"),
+            Self::AdviceOff => "advice on models is switched off".to_owned(),
             Self::SessionTooLong { budget, limit } => {
                 format!("the session has lasted longer than the {limit} seconds of `{budget}`")
             }
@@ -148,8 +189,11 @@ impl CostError {
             Self::Exceeded {
                 retry_after: Some(_),
                 ..
-            } => "declare a lower ceiling, raise the limit, or wait for the next day",
+            } => "declare a lower ceiling, raise the limit, or wait",
             Self::Exceeded { .. } => "declare a lower ceiling, or raise the limit",
+            Self::NeedsApproval { .. } => "declare a lower ceiling, or have the raise approved",
+            Self::NotRaised { .. } => "name a window that is open, or raise it by less",
+            Self::AdviceOff => "switch it on with CostSettings::routing_advice",
             Self::SessionTooLong { .. } => "begin a new session, or raise session_seconds",
             Self::NoBudget => "register one, or one that is unlimited",
             Self::UnknownModel => {
@@ -178,8 +222,38 @@ impl CostError {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Exceeded { retry_after, .. } => *retry_after,
+            Self::Exceeded { retry_after, .. } | Self::NeedsApproval { retry_after, .. } => {
+                *retry_after
+            }
             _ => None,
         }
+    }
+}
+
+/// What has to be raised for one call to fit: by exactly what is missing, and once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Raise {
+    short: Vec<Shortfall>,
+}
+
+impl Raise {
+    pub(super) const fn of(short: Vec<Shortfall>) -> Self {
+        Self { short }
+    }
+
+    /// The budgets, their windows, and what is missing in each.
+    pub fn missing(&self) -> impl Iterator<Item = (&BudgetName, &Window, Amount)> {
+        let parts = self.short.iter();
+        parts.map(|short| (&short.budget, &short.window, short.amount))
+    }
+
+    pub(super) fn short(&self) -> &[Shortfall] {
+        &self.short
+    }
+}
+
+impl fmt::Debug for Raise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.missing()).finish()
     }
 }

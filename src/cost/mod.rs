@@ -32,20 +32,28 @@
 //! # }
 //! ```
 
+mod advice;
+mod amount;
 mod budget;
+mod combine;
+mod decide;
 mod engine;
 mod error;
 mod lease;
 mod note;
 mod price;
+mod raise;
 mod record;
 mod reservation;
+mod settings;
 mod settle;
 mod snapshot;
+mod state;
 mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,19 +61,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use budget::{Amount, Budget, CostSettings, Limits, Period, State, Tokens, Window};
-pub use error::CostError;
+pub use advice::Advice;
+pub use amount::{Amount, Calls, Tokens};
+pub use budget::{Budget, Limits, OnLimit};
+pub use error::{CostError, Raise};
 pub use lease::LeaseSettings;
 pub use price::{Price, Prices};
+pub use raise::TopUp;
 pub use reservation::{Reservation, Resolution, Settled, Spent};
+pub use settings::{CostSettings, Warning};
 pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
+pub use state::State;
+pub use window::{Period, Rolling, UtcMonth, Window};
 
+use self::combine::Queue;
 use self::lease::{Asked, Leases, Part, Slow};
 use self::price::NoPrice;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
-use self::store::{Admission, CostStore, Demand, Registered, WindowState};
-use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions, Receipt};
+use self::store::{Admission, CostStore, Demand, Registered};
+use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
 use crate::error::ErrorKind;
 use crate::halt::{Halt, HaltSettings};
@@ -91,11 +106,15 @@ struct Inner {
 impl Cost {
     /// A cost gate over `store`, with its background tasks. Must be called within a runtime.
     pub(crate) fn new(store: Store, audit: Audit, halt: Halt, settings: CostSettings) -> Self {
+        let (reserving, to_reserve) = Queue::new("reserve from a budget");
+        let (ending, to_end) = Queue::new("end a reservation");
         let core = Arc::new(Core {
             store: CostStore::new(store),
             audit,
             halt,
             settings,
+            reserving,
+            ending,
             leases: Leases::new(),
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(false),
@@ -103,6 +122,24 @@ impl Cost {
         core.audit.redeem(note::MODULE, note::taker(&core));
         let (queue, jobs) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        // Weak: they end when nobody can ask any more.
+        let (reserve, end) = (Arc::downgrade(&core), Arc::downgrade(&core));
+        tokio::spawn(combine::work(to_reserve, move |batch| {
+            let core = reserve.upgrade();
+            async move {
+                if let Some(core) = core {
+                    core.reserve(batch).await;
+                }
+            }
+        }));
+        tokio::spawn(combine::work(to_end, move |batch| {
+            let core = end.upgrade();
+            async move {
+                if let Some(core) = core {
+                    core.end(batch).await;
+                }
+            }
+        }));
         tokio::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
         tokio::spawn(sweep::watch(Arc::clone(&core), stopped));
         // Decoding the price list takes tens of milliseconds; the first call should not wait for it.
@@ -133,7 +170,7 @@ impl Cost {
 
     /// Puts `budget` in force, for every process at its next call, replacing the one of the same name.
     ///
-    /// Sessions and days that are open get the new limits. Where more is spent already, what is beyond
+    /// Windows that are open get the new limits. Where more is spent already, what is beyond
     /// counts as overrun, audited, and nothing is admitted until there is room.
     ///
     /// # Errors
@@ -151,13 +188,13 @@ impl Cost {
         if matches!(outcome, Registered::NameTaken) {
             return Err(CostError::InvalidBudget {
                 field: "name",
-                problem: "is that of another agent's budget; choose another, or remove that one",
+                problem: "is that of a budget for something else; choose another, or remove that one",
             });
         }
         if budget.leased.is_some() {
-            core.leases.see();
+            self.core().leases.see();
         }
-        core.leases.forget_plans();
+        self.core().leases.forget_plans();
         for event in record::registered(&name, &budget, &outcome) {
             self.log(event).await;
         }
@@ -165,7 +202,7 @@ impl Cost {
     }
 
     /// Takes the budget `name` out of force; says whether there was one. What was spent stays on
-    /// record. An agent whose last budget is removed may spend nothing.
+    /// record. An agent to whom no other budget allows anything may spend nothing.
     ///
     /// # Errors
     ///
@@ -175,12 +212,11 @@ impl Cost {
     ///
     /// It is removed or not, as a whole.
     pub async fn remove(&self, name: &BudgetName) -> Result<bool, CostError> {
-        let Some(agent) = self.core().store.delete_budget(name).await? else {
+        let Some(whose) = self.core().store.delete_budget(name).await? else {
             return Ok(false);
         };
         self.core().leases.forget_plans();
-        let who = Principal::agent(agent);
-        self.log(record::removed(name, &who)).await;
+        self.log(record::removed(name, &whose)).await;
         Ok(true)
     }
 
@@ -211,15 +247,19 @@ impl Cost {
         self.reserve(who, ceiling).await
     }
 
-    /// Takes `ceiling`, the most the next call can cost, out of every budget of the agent, or out of
-    /// none.
+    /// Takes `ceiling`, the most the next call can cost, out of every budget that the call fits, or out
+    /// of none.
+    ///
+    /// Calls that come at the same time are decided together, by one statement, and each as if it were
+    /// alone.
     ///
     /// # Errors
     ///
     /// * [`CostError::Halted`] if the agent is halted.
     /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
+    /// * [`CostError::NeedsApproval`] if the only budgets that have less left are such that ask.
     /// * [`CostError::SessionTooLong`] if a budget does not let the session last so long.
-    /// * [`CostError::NoBudget`] if the agent has none: no limit is not the same as no budget.
+    /// * [`CostError::NoBudget`] if none [allows](Budget) the call: no limit is not the same as no budget.
     /// * [`CostError::UnknownModel`] if nobody knows what the model costs.
     /// * [`CostError::Unpriced`] if a ceiling in tokens meets a budget in dollars without a price.
     /// * [`CostError::InvalidCeiling`] if the ceiling is nothing, less, or too large.
@@ -260,11 +300,11 @@ impl Cost {
             usd: self.price(&ceiling, at)?,
             tokens: ceiling.total_tokens(),
             split,
-            names_model: ceiling.model.is_some(),
+            model: ceiling.model.as_ref(),
         };
         match core.leases.take(who, &asked, at) {
             Some(part) => Ok(Reservation::of_slices(self.clone(), part, ceiling, call)),
-            None => self.take_by_statement(who, ceiling, call, &asked, at).await,
+            None => self.take_by_statement(who, ceiling, call, at).await,
         }
     }
 
@@ -273,10 +313,15 @@ impl Cost {
         who: &Principal,
         ceiling: Ceiling,
         call: Option<CallId>,
-        asked: &Asked,
         at: Timestamp,
     ) -> Result<Reservation, CostError> {
         let core = self.core();
+        let asked = Asked {
+            usd: self.price(&ceiling, at)?,
+            tokens: ceiling.total_tokens(),
+            split: engine::split(&ceiling)?,
+            model: ceiling.model.as_ref(),
+        };
         let mut held = Held {
             id: ReservationId::new(),
             who: who.clone(),
@@ -288,35 +333,40 @@ impl Cost {
             call,
             on_record: true,
         };
-        let mut demand = Demand {
+        let demand = Demand {
             input: asked.split.input,
             output: asked.split.output,
             either: asked.split.either,
-            ..core.demand(&held)
+            ..settle::demand(&held)
         };
         // Whether a statement without an answer took effect is not known: if so, it is undone.
         let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
-        let mut answer = self.admit(&mut demand, who, asked, at).await;
-        if let Some(budget) = self.short_of(&answer, &demand, asked)
+        let mut answer = self.admit(&demand, who, &asked, at).await;
+        if let Ok((_, Some(refused))) = &answer
+            && core.leases.is_on()
+            && let Some(CostError::Exceeded { budget, .. } | CostError::NeedsApproval { budget, .. }) =
+                engine::refusal(refused, asked.model.is_some(), held.tokens)
+            && !refused.admitted
             && core.ask_back(&budget).await
         {
-            answer = self.admit(&mut demand, who, asked, at).await;
+            answer = self.admit(&demand, who, &asked, at).await;
         }
         match answer {
             Ok((Some(part), None)) => {
                 doubt.disarm();
                 Ok(Reservation::of_slices(self.clone(), part, ceiling, call))
             }
-            Ok((part, admission)) if admission.as_ref().is_some_and(|a| a.admitted) => {
+            Ok((part, Some(answer))) if answer.admitted => {
                 doubt.disarm();
                 Ok(Reservation::new(self.clone(), held, part, ceiling))
             }
-            Ok((_, admission)) => {
+            Ok((_, answer)) => {
                 doubt.disarm();
-                let error = match admission {
-                    Some(answer) => engine::refusal(&answer, asked.names_model, demand.tokens),
-                    None => CostError::NoBudget,
-                };
+                let error = answer
+                    .and_then(|answer| {
+                        engine::refusal(&answer, ceiling.model.is_some(), held.tokens)
+                    })
+                    .unwrap_or(CostError::NoBudget);
                 self.log(record::refused(&held, &ceiling, &error)).await;
                 Err(error)
             }
@@ -339,12 +389,12 @@ impl Cost {
         }
     }
 
-    /// Takes what it can from slices, and the rest by one statement; nothing, where that is refused.
+    /// Takes what it can from slices, and the rest by a statement; nothing, where that is refused.
     async fn admit(
         &self,
-        demand: &mut Demand,
+        demand: &Demand,
         who: &Principal,
-        asked: &Asked,
+        asked: &Asked<'_>,
         at: Timestamp,
     ) -> Result<(Option<Part>, Option<Admission>), StoreError> {
         let core = self.core();
@@ -359,43 +409,15 @@ impl Cost {
             };
             part = core.take_slices(call).await?;
         }
-        demand.from_slices = part.as_ref().map(Part::limits).unwrap_or_default();
         if part.as_ref().is_some_and(Part::is_whole) {
             return Ok((part, None));
         }
-        let answer = core.store.try_reserve(demand).await?;
-        if answer.windows.iter().any(|window| window.leased) {
-            core.leases.see();
+        let mut demand = demand.clone();
+        if let Some(part) = &part {
+            demand.whose.from_slices = part.limits();
         }
+        let answer = core.reserving.ask(demand, core.store.deadline()).await?;
         Ok((part.filter(|_| answer.admitted), Some(answer)))
-    }
-
-    /// The leased budget that an answer was refused for, of which others may have slices.
-    fn short_of(
-        &self,
-        answer: &Result<(Option<Part>, Option<Admission>), StoreError>,
-        demand: &Demand,
-        asked: &Asked,
-    ) -> Option<BudgetName> {
-        let Ok((_, Some(refused))) = answer else {
-            return None;
-        };
-        if refused.admitted || !self.core().leases.is_on() {
-            return None;
-        }
-        match engine::refusal(refused, asked.names_model, demand.tokens) {
-            CostError::Exceeded {
-                budget,
-                limit,
-                asked,
-                ..
-            } => {
-                let leased = |window: &WindowState| window.leased && window.budget == budget;
-                let fits = engine::fits(limit, asked);
-                (fits && refused.windows.iter().any(leased)).then_some(budget)
-            }
-            _ => None,
-        }
     }
 
     /// Starts the task that keeps slices, once there are any.
@@ -475,7 +497,8 @@ impl Cost {
         Pending::new(self, Job::of(held, ending)).complete().await
     }
 
-    /// What is spent, held and left in the windows that a call of `who` would be charged to now.
+    /// What is spent, held and left in the windows that a call of `who` would be charged to now, those
+    /// of budgets for a model included, whichever it is.
     ///
     /// The costs by model are added up from the calls of the window: the longer it is, the longer
     /// this takes.
@@ -486,7 +509,7 @@ impl Cost {
     pub async fn snapshot(&self, who: &Principal) -> Result<Snapshot, CostError> {
         let store = &self.core().store;
         let windows = store.list_windows(who).await?;
-        let spent = store.list_by_model(who, &windows).await?;
+        let spent = store.list_by_model(&windows).await?;
         Ok(Snapshot::assemble(windows, &spent))
     }
 
@@ -534,9 +557,7 @@ impl Cost {
     }
 
     async fn log(&self, event: AuditEvent) {
-        if let Receipt::Lost { id, error } = self.core().audit.log(event).await {
-            tracing::error!(%id, %error, "an event of the cost gate is not on record");
-        }
+        self.core().log(event).await;
     }
 
     /// The ceiling's price; `None` if there is none, so that a budget's fallback price decides.

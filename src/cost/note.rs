@@ -108,6 +108,7 @@ fn write(job: &Job) -> Value {
         Ending::Charge(spent) => ("charge", Some(spent.clone())),
         Ending::Release => ("release", None),
         Ending::Absolve => ("absolve", None),
+        Ending::Refund => ("refund", None),
         Ending::Unknown(seen) => ("unknown", seen.map(Spent::tokens)),
         Ending::Forget => ("forget", None),
     };
@@ -158,6 +159,7 @@ impl Kept {
                 "charge" => Ending::Charge(spent),
                 "release" => Ending::Release,
                 "absolve" => Ending::Absolve,
+                "refund" => Ending::Refund,
                 "unknown" => Ending::Unknown(usage),
                 "forget" => Ending::Forget,
                 _ => return None,
@@ -236,6 +238,7 @@ mod tests {
             Ending::Charge(spent),
             Ending::Release,
             Ending::Absolve,
+            Ending::Refund,
             Ending::Unknown(Some(usage)),
             Ending::Unknown(None),
             Ending::Forget,

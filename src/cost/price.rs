@@ -178,33 +178,57 @@ impl Prices {
         ceiling: &Ceiling,
         at: Timestamp,
     ) -> Result<Usd, NoPrice> {
-        let (input, output) = match ceiling.amount {
-            CeilingAmount::Usd(amount) => return Ok(amount),
-            CeilingAmount::InOut { input, output } => (input, output),
-            // Each token may be either; priced below at the dearer of both.
-            CeilingAmount::Tokens(tokens) => (tokens, tokens),
+        let (input, output) = match tokens_of(ceiling) {
+            Ok(tokens) => tokens,
+            Err(amount) => return Ok(amount),
         };
-        let either = matches!(ceiling.amount, CeilingAmount::Tokens(_));
         let sides = match self.overrides.get(model) {
-            Some(price) => {
-                let price = price.checked()?;
-                let side = |price: Usd, tokens| price.per_million(tokens).ok_or(NoPrice::TooLarge);
-                Sides {
-                    input: side(price.dearest_input(), input)?,
-                    output: side(price.output, output)?,
-                    fee: Usd::ZERO,
-                }
-            }
+            Some(price) => price.checked()?.sides(input, output)?,
             None => dearest_bundled(model, ceiling, at, input, output)?,
         };
-        let tokens = if either {
-            Some(sides.input.max(sides.output))
+        sides.total(ceiling)
+    }
+}
+
+impl Price {
+    /// What `ceiling` costs at most.
+    pub(super) fn of_ceiling(&self, ceiling: &Ceiling) -> Option<Usd> {
+        match tokens_of(ceiling) {
+            Ok((input, output)) => self.sides(input, output).ok()?.total(ceiling).ok(),
+            Err(amount) => Some(amount),
+        }
+    }
+
+    fn sides(&self, input: u64, output: u64) -> Result<Sides, NoPrice> {
+        let side = |price: Usd, tokens| price.per_million(tokens).ok_or(NoPrice::TooLarge);
+        Ok(Sides {
+            input: side(self.dearest_input(), input)?,
+            output: side(self.output, output)?,
+            fee: Usd::ZERO,
+        })
+    }
+}
+
+impl Sides {
+    fn total(self, ceiling: &Ceiling) -> Result<Usd, NoPrice> {
+        let tokens = if matches!(ceiling.amount, CeilingAmount::Tokens(_)) {
+            Some(self.input.max(self.output))
         } else {
-            sides.input.checked_add(sides.output)
+            self.input.checked_add(self.output)
         };
         tokens
-            .and_then(|tokens| tokens.checked_add(sides.fee))
+            .and_then(|tokens| tokens.checked_add(self.fee))
             .ok_or(NoPrice::TooLarge)
+    }
+}
+
+/// The tokens of a ceiling, in and out, or its dollars.
+const fn tokens_of(ceiling: &Ceiling) -> Result<(u64, u64), Usd> {
+    match ceiling.amount {
+        CeilingAmount::Usd(amount) => Err(amount),
+        CeilingAmount::InOut { input, output } => Ok((input, output)),
+        // Each token may be either; priced at the dearer of both.
+        CeilingAmount::Tokens(tokens) => Ok((tokens, tokens)),
     }
 }
 

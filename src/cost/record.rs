@@ -1,10 +1,12 @@
 //! What the audit trail is told.
 
-use super::budget::{Amount, Budget, Limits};
+use super::advice::Advice;
+use super::budget::{Budget, Limits, Subject};
 use super::error::CostError;
 use super::reservation::{Held, Settled};
+use super::settings::Warning;
 use super::settle::Ending;
-use super::store::{Finished, Registered, Stored, Swept};
+use super::store::{Finished, Registered, Shortfall, Stored, Swept};
 use crate::audit::{AuditEvent, Kind};
 use crate::call::Principal;
 use crate::ids::BudgetName;
@@ -27,20 +29,27 @@ pub(super) fn registered(
     budget: &Budget,
     outcome: &Registered,
 ) -> Vec<AuditEvent> {
-    let who = Principal::agent(budget.agent.clone());
-    let mut event = about(&who, Kind::BudgetPolicyRegistered, name).decision("registered");
+    let whose = &budget.subject;
+    let mut event = about(whose, Kind::BudgetPolicyRegistered, name)
+        .decision("registered")
+        .with("on_limit", budget.on_limit.as_str());
     for (period, limits) in budget.periods() {
         let Limits {
             usd,
             tokens,
+            calls,
             seconds,
         } = limits;
-        let period = period.as_str();
+        // A colon is none of a field's name.
+        let period = period.to_text().replace(':', "_");
         if let Some(usd) = usd {
             event = event.with(format!("{period}_usd"), money(usd));
         }
         if let Some(tokens) = tokens {
             event = event.with(format!("{period}_tokens"), number(tokens));
+        }
+        if let Some(calls) = calls {
+            event = event.with(format!("{period}_calls"), number(calls));
         }
         if let Some(seconds) = seconds {
             event = event.with(format!("{period}_seconds"), seconds);
@@ -54,22 +63,29 @@ pub(super) fn registered(
             .with("fallback_input", money(price.input))
             .with("fallback_output", money(price.output));
     }
+    for percent in &budget.warn_at {
+        event = event.with(format!("warn_at_{percent}"), true);
+    }
+    if let Some(percent) = budget.leased {
+        event = event.with("leased_percent", u32::from(percent));
+    }
     let mut events = vec![event];
     if let Registered::Done(overruns) = outcome {
         events.extend(overruns.iter().map(|over| {
-            about(&who, Kind::BudgetExceeded, name)
+            about(whose, Kind::BudgetExceeded, name)
                 .decision("limit_lowered")
                 .with("window", over.window.to_string())
                 .with("overrun_usd", money(over.usd))
                 .with("overrun_tokens", over.tokens.to_string())
+                .with("overrun_calls", over.calls.to_string())
         }));
     }
     events
 }
 
 /// A budget went out of force.
-pub(super) fn removed(name: &BudgetName, who: &Principal) -> AuditEvent {
-    about(who, Kind::BudgetPolicyRegistered, name).decision("removed")
+pub(super) fn removed(name: &BudgetName, whose: &Subject) -> AuditEvent {
+    about(whose, Kind::BudgetPolicyRegistered, name).decision("removed")
 }
 
 /// A call was refused.
@@ -91,10 +107,23 @@ pub(super) fn refused(held: &Held, ceiling: &Ceiling, error: &CostError) -> Audi
             event = event
                 .with("budget", budget.as_str())
                 .with("window", window.to_string())
-                .with("unit", unit(limit))
+                .with("unit", limit.unit())
                 .with("limit", limit.to_string())
                 .with("left", left.to_string());
             "exceeded"
+        }
+        CostError::NeedsApproval {
+            budget,
+            window,
+            missing,
+            ..
+        } => {
+            event = event
+                .with("budget", budget.as_str())
+                .with("window", window.to_string())
+                .with("unit", missing.unit())
+                .with("missing", missing.to_string());
+            "needs_approval"
         }
         CostError::SessionTooLong { budget, .. } => {
             event = event.with("budget", budget.as_str());
@@ -131,6 +160,7 @@ pub(super) fn ended(
         Ending::Charge(_) => "resolved_charged",
         Ending::Absolve => "resolved_released",
         Ending::Release | Ending::Forget => "released",
+        Ending::Refund => "refunded",
         Ending::Unknown(_) => "unknown",
     };
     let event = of(held, Kind::CostRecorded)
@@ -182,15 +212,59 @@ pub(super) fn principal(stored: &Stored) -> Principal {
     }
 }
 
-const fn unit(amount: &Amount) -> &'static str {
-    match amount {
-        Amount::Usd(_) => "usd",
-        Amount::Tokens(_) => "tokens",
+/// A budget passed one of its thresholds.
+pub(super) fn warned(warning: &Warning) -> AuditEvent {
+    AuditEvent::system(None, Kind::BudgetWarned)
+        .decision(if warning.percent >= 100 {
+            "full"
+        } else {
+            "threshold"
+        })
+        .with("budget", warning.budget.as_str())
+        .with("window", warning.window.to_string())
+        .with("percent", u32::from(warning.percent))
+        .with("unit", warning.limit.unit())
+        .with("limit", warning.limit.to_string())
+        .with("taken", warning.taken.to_string())
+}
+
+/// The limit of a window was raised.
+pub(super) fn topped_up(short: &Shortfall, id: &str, decision: &str) -> AuditEvent {
+    AuditEvent::system(None, Kind::BudgetToppedUp)
+        .decision(decision)
+        .with("raise", id)
+        .with("budget", short.budget.as_str())
+        .with("window", short.window.to_string())
+        .with("unit", short.amount.unit())
+        .with("amount", short.amount.to_string())
+}
+
+/// A model was recommended.
+pub(super) fn advised(who: &Principal, advice: &Advice) -> AuditEvent {
+    let event = AuditEvent::system(Some(who), Kind::RoutingAdvised)
+        .decision("advised")
+        .model(&advice.model)
+        .with("passed_over", number(count(advice.passed_over)));
+    match advice.usd {
+        Some(usd) => event.with("usd", money(usd)),
+        None => event,
     }
 }
 
-fn about(who: &Principal, kind: Kind, name: &BudgetName) -> AuditEvent {
-    AuditEvent::system(Some(who), kind).with("budget", name.as_str())
+fn count(of: usize) -> u64 {
+    u64::try_from(of).unwrap_or(u64::MAX)
+}
+
+fn about(whose: &Subject, kind: Kind, name: &BudgetName) -> AuditEvent {
+    let who = whose.agent.clone().map(Principal::agent);
+    let mut event = AuditEvent::system(who.as_ref(), kind).with("budget", name.as_str());
+    if let Some(user) = &whose.user {
+        event = event.with("user", user.as_str());
+    }
+    match &whose.model {
+        Some(model) => event.model(model),
+        None => event,
+    }
 }
 
 fn of(held: &Held, kind: Kind) -> AuditEvent {

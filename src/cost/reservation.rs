@@ -257,6 +257,20 @@ impl Reservation {
         self.end(Ending::Release).await.map(drop)
     }
 
+    /// Charges nothing, because the call was made and came to nothing: the provider failed, and bills
+    /// nothing. Limits of calls count it all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped future is completed in the background.
+    pub async fn refund(self) -> Result<Settled, CostError> {
+        self.end(Ending::Refund).await
+    }
+
     /// Leaves it charged at the larger of its ceiling and what was observed: nobody knows what the
     /// call cost. What dropping it does, and waits for it.
     ///
@@ -284,6 +298,11 @@ impl Reservation {
     /// As [`release`](Self::release), in the background.
     pub fn release_detached(mut self) {
         self.hand_over(Ending::Release);
+    }
+
+    /// As [`refund`](Self::refund), in the background.
+    pub fn refund_detached(mut self) {
+        self.hand_over(Ending::Refund);
     }
 
     fn seen(&self) -> Option<Usage> {

@@ -8,14 +8,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::budget::{CostSettings, State};
+use super::combine::Queue;
 use super::error::CostError;
 use super::lease::Leases;
 use super::record;
 use super::reservation::{Held, Settled, Spent};
-use super::store::{CostStore, Demand, Finish, Finished};
+use super::settings::CostSettings;
+use super::state::State;
+use super::store::{Admission, CostStore, Demand, Finish, Finished, Whose};
 use super::{Cost, price};
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditEvent, Receipt};
 use crate::error::ErrorKind;
 use crate::halt::Halt;
 use crate::ids::ModelName;
@@ -41,6 +43,8 @@ pub(super) enum Ending {
     Release,
     /// It cost nothing, somebody says who knows; it must be of unknown outcome.
     Absolve,
+    /// It was made and came to nothing: it cost nothing.
+    Refund,
     /// Nobody knows; so much was seen.
     Unknown(Option<Usage>),
     /// Nobody knows whether it was made; if it was, nothing came of it.
@@ -68,13 +72,19 @@ impl Ending {
         match self {
             Self::Settle(_) | Self::Charge(_) => State::Settled,
             Self::Release | Self::Absolve | Self::Forget => State::Released,
+            Self::Refund => State::Refunded,
             Self::Unknown(_) => State::Unknown,
         }
     }
 
+    /// Whether a person says so, who wants it on record before the answer.
+    const fn is_resolution(&self) -> bool {
+        matches!(self, Self::Charge(_) | Self::Absolve)
+    }
+
     const fn from(&self) -> &'static [State] {
         match self {
-            Self::Settle(_) | Self::Release => OPEN,
+            Self::Settle(_) | Self::Release | Self::Refund => OPEN,
             Self::Charge(_) | Self::Absolve => &[State::Unknown],
             Self::Unknown(_) | Self::Forget => &[State::Held],
         }
@@ -85,7 +95,7 @@ impl Ending {
         match self {
             Self::Settle(spent) | Self::Charge(spent) => Some(spent.clone()),
             Self::Unknown(seen) => seen.map(Spent::tokens),
-            Self::Release | Self::Absolve | Self::Forget => None,
+            Self::Release | Self::Absolve | Self::Refund | Self::Forget => None,
         }
     }
 }
@@ -127,6 +137,10 @@ pub(super) struct Core {
     pub(super) audit: Audit,
     pub(super) halt: Halt,
     pub(super) settings: CostSettings,
+    /// Where reservations wait to be decided together.
+    pub(super) reserving: Queue<Demand, Admission>,
+    /// Where their ends do.
+    pub(super) ending: Queue<Finish, Option<Finished>>,
     /// What this process has of leased budgets.
     pub(super) leases: Leases,
     /// Set by `shutdown`: what does not succeed now is given up.
@@ -144,21 +158,26 @@ impl Core {
             None => (None, None, None),
         };
         if !held.on_record {
-            if matches!(job.ending, Ending::Release | Ending::Forget) {
+            if matches!(
+                job.ending,
+                Ending::Release | Ending::Forget | Ending::Refund
+            ) {
                 return Ok(nothing(held));
             }
             // Let through while the store was away: now it is charged, whatever the limits say.
             let demand = Demand {
                 tokens: usage.map_or(held.tokens, |usage| usage.total_tokens()),
                 usd: usd.or(held.usd),
-                model: model.clone().or_else(|| held.model.clone()),
+                whose: Whose {
+                    model: model.clone().or_else(|| held.model.clone()),
+                    ..whose(held)
+                },
                 input: usage.map_or(0, |usage| usage.input_tokens),
                 output: usage.map_or(0, |usage| usage.output_tokens),
                 either: usage.map_or(held.tokens, |_| 0),
-                spent_already: true,
-                ..self.demand(held)
+                ..demand(held)
             };
-            self.store.try_reserve(&demand).await?;
+            self.charge_anyway(&demand).await?;
         }
         let finish = Finish {
             id: held.id,
@@ -169,7 +188,10 @@ impl Core {
             usage,
             model,
         };
-        let Some(finished) = self.store.try_finish(&finish).await? else {
+        // What is ended must be ended, also when nobody waits any more: the queue drops what nobody
+        // waits for, and then the caller's own job is still there.
+        let limit = self.store.deadline();
+        let Some(finished) = self.ending.ask(finish.clone(), limit).await? else {
             return Err(CostError::NoReservation { id: held.id });
         };
         if !finished.done {
@@ -179,27 +201,19 @@ impl Core {
         }
         let settled = settled(held, &finish, &finished);
         for event in record::ended(held, &job.ending, &settled, &finished) {
-            self.audit.log_detached(event);
+            if job.ending.is_resolution() {
+                self.log(event).await;
+            } else {
+                self.audit.log_detached(event);
+            }
         }
         Ok(settled)
     }
 
-    pub(super) fn demand(&self, held: &Held) -> Demand {
-        Demand {
-            id: held.id,
-            agent: held.who.agent_id().clone(),
-            session: held.who.session_id().clone(),
-            user: held.who.user_id().cloned(),
-            model: held.model.clone(),
-            provider: held.provider.clone(),
-            tokens: held.tokens,
-            usd: held.usd,
-            input: 0,
-            output: 0,
-            either: 0,
-            lease_micros: i64::try_from(self.settings.lease.as_micros()).unwrap_or(i64::MAX / 2),
-            spent_already: false,
-            from_slices: Default::default(),
+    /// Puts `event` on durable record before going on.
+    pub(super) async fn log(&self, event: AuditEvent) {
+        if let Receipt::Lost { id, error } = self.audit.log(event).await {
+            tracing::error!(%id, %error, "an event of the cost gate is not on record");
         }
     }
 
@@ -345,6 +359,30 @@ fn look_again(mut job: Job, after: Duration, queue: mpsc::WeakUnboundedSender<Me
             let _ = queue.send(Message::End(Box::new(job)));
         }
     });
+}
+
+/// What is asked for, at the ceiling's own price.
+pub(super) fn demand(held: &Held) -> Demand {
+    Demand {
+        id: held.id,
+        whose: whose(held),
+        provider: held.provider.clone(),
+        tokens: held.tokens,
+        usd: held.usd,
+        input: 0,
+        output: 0,
+        either: 0,
+    }
+}
+
+fn whose(held: &Held) -> Whose {
+    Whose {
+        agent: held.who.agent_id().clone(),
+        session: held.who.session_id().clone(),
+        user: held.who.user_id().cloned(),
+        model: held.model.clone(),
+        from_slices: String::new(),
+    }
 }
 
 fn nothing(held: &Held) -> Settled {

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::budget::{Limits, State, Window};
+use super::state::State;
 use super::store::{CurrentWindow, SpentByModel};
+use super::window::Window;
 use crate::ids::{BudgetName, ModelName};
 use crate::money::Usd;
 use crate::time::Timestamp;
@@ -32,6 +33,14 @@ impl Snapshot {
             .find(|window| matches!(window.window, Window::Session(_)))
     }
 
+    /// The first window over a month.
+    #[must_use]
+    pub fn month(&self) -> Option<&WindowSnapshot> {
+        self.windows
+            .iter()
+            .find(|window| matches!(window.window, Window::Month(_)))
+    }
+
     /// The first window over a day.
     #[must_use]
     pub fn day(&self) -> Option<&WindowSnapshot> {
@@ -52,6 +61,7 @@ impl fmt::Display for Snapshot {
         for window in &self.windows {
             window.tally(f, &window.usd, "")?;
             window.tally(f, &window.tokens, " tokens")?;
+            window.tally(f, &window.calls, " calls")?;
             for spend in &window.by_model {
                 let model = spend.model.as_ref().map_or("no model", AsRef::as_ref);
                 write!(
@@ -91,18 +101,22 @@ impl WindowSnapshot {
     }
 }
 
-/// One budget over one session or day.
+/// One budget over one session, day, and so on.
+///
+/// In a rolling window, a call counts while the time at which it was admitted is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WindowSnapshot {
     /// The budget.
     pub budget: BudgetName,
-    /// The session or the day.
+    /// The session, the day, and so on.
     pub window: Window,
     /// Dollars.
     pub usd: Tally<Usd>,
     /// Tokens, in and out together.
     pub tokens: Tally<u64>,
+    /// Calls.
+    pub calls: Tally<u64>,
     /// The most seconds that the session may last.
     pub seconds_limit: Option<u32>,
     /// The first admission, from which session seconds count.
@@ -115,7 +129,7 @@ pub struct WindowSnapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally<T> {
-    /// The limit; `None` if it is only counted.
+    /// The limit, as it was raised for this window; `None` if it is only counted.
     pub limit: Option<T>,
     /// What finished calls cost.
     pub settled: T,
@@ -167,49 +181,89 @@ impl Snapshot {
 }
 
 fn assemble(window: CurrentWindow, spent: &[&SpentByModel]) -> WindowSnapshot {
-    let unknown = || spent.iter().filter(|row| row.state == State::Unknown);
-    let unknown_usd = unknown().fold(Usd::ZERO, |sum, row| sum.saturating_add(row.usd));
-    let unknown_tokens = unknown().fold(0_u64, |sum, row| sum.saturating_add(row.tokens));
-    let Limits {
-        usd: usd_limit,
-        tokens: token_limit,
-        seconds: seconds_limit,
-    } = window.limits;
-    let taken_usd = window.settled_usd.saturating_add(window.held_usd);
-    let taken_tokens = window.settled_tokens.saturating_add(window.held_tokens);
+    let by_model = spent
+        .iter()
+        .filter(|row| row.state == State::Settled)
+        .map(|row| ModelSpend {
+            model: row.model.clone(),
+            calls: row.calls,
+            input_tokens: row.input_tokens,
+            cached_tokens: row.cached_tokens,
+            output_tokens: row.output_tokens,
+            reasoning_tokens: row.reasoning_tokens,
+            usd: row.usd,
+        })
+        .collect();
+    let sum = |state: State, of: fn(&SpentByModel) -> u64| -> u64 {
+        let rows = spent.iter().filter(|row| row.state == state);
+        rows.fold(0_u64, |sum, row| sum.saturating_add(of(row)))
+    };
+    // A rolling window knows what it is charged at, and not how much of that is settled.
+    let rolls = matches!(window.window, Window::Rolling(_));
+    let parts = |settled: u64, held: u64, of: fn(&SpentByModel) -> u64| {
+        let (open, unknown) = (sum(State::Held, of), sum(State::Unknown, of));
+        if rolls {
+            let settled = settled.saturating_sub(open).saturating_sub(unknown);
+            (settled, open, unknown)
+        } else {
+            (settled, held.saturating_sub(unknown), unknown)
+        }
+    };
+    let nanos = |usd: Usd| usd.as_nanos().max(0).unsigned_abs();
+    let usd = |nanos: u64| Usd::nanos(i64::try_from(nanos).unwrap_or(i64::MAX));
+    let raised = window.raised;
+    let dollars = tally(
+        window
+            .limits
+            .usd
+            .map(|limit| nanos(limit.saturating_add(raised.usd))),
+        parts(nanos(window.settled_usd), nanos(window.held_usd), |row| {
+            row.usd.as_nanos().max(0).unsigned_abs()
+        }),
+        nanos(window.overrun_usd),
+    );
     WindowSnapshot {
         usd: Tally {
-            limit: usd_limit,
-            settled: window.settled_usd,
-            held: window.held_usd.minus_or_zero(unknown_usd),
-            unknown: unknown_usd,
-            left: usd_limit.map(|limit| limit.minus_or_zero(taken_usd)),
-            overrun: window.overrun_usd,
+            limit: dollars.limit.map(usd),
+            settled: usd(dollars.settled),
+            held: usd(dollars.held),
+            unknown: usd(dollars.unknown),
+            left: dollars.left.map(usd),
+            overrun: usd(dollars.overrun),
         },
-        tokens: Tally {
-            limit: token_limit,
-            settled: window.settled_tokens,
-            held: window.held_tokens.saturating_sub(unknown_tokens),
-            unknown: unknown_tokens,
-            left: token_limit.map(|limit| limit.saturating_sub(taken_tokens)),
-            overrun: window.overrun_tokens,
-        },
+        tokens: tally(
+            window
+                .limits
+                .tokens
+                .map(|limit| limit.saturating_add(raised.tokens)),
+            parts(window.settled_tokens, window.held_tokens, |row| row.tokens),
+            window.overrun_tokens,
+        ),
+        calls: tally(
+            window
+                .limits
+                .calls
+                .map(|limit| limit.saturating_add(raised.calls)),
+            parts(window.settled_calls, window.held_calls, |row| row.calls),
+            window.overrun_calls,
+        ),
         budget: window.budget,
         window: window.window,
-        seconds_limit,
+        seconds_limit: window.limits.seconds,
         first_admission: window.first_at,
-        by_model: spent
-            .iter()
-            .filter(|row| row.state == State::Settled)
-            .map(|row| ModelSpend {
-                model: row.model.clone(),
-                calls: row.calls,
-                input_tokens: row.input_tokens,
-                cached_tokens: row.cached_tokens,
-                output_tokens: row.output_tokens,
-                reasoning_tokens: row.reasoning_tokens,
-                usd: row.usd,
-            })
-            .collect(),
+        by_model,
+    }
+}
+
+fn tally(limit: Option<u64>, parts: (u64, u64, u64), overrun: u64) -> Tally<u64> {
+    let (settled, held, unknown) = parts;
+    let taken = settled.saturating_add(held).saturating_add(unknown);
+    Tally {
+        limit,
+        settled,
+        held,
+        unknown,
+        left: limit.map(|limit| limit.saturating_sub(taken)),
+        overrun,
     }
 }

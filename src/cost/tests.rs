@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::budget::{Amount, Budget, Tokens, Window};
-use super::engine::{ends_in, refusal, split};
+use super::amount::{Amount, Calls, Tokens};
+use super::budget::{Budget, OnLimit};
+use super::engine::{refusal, split};
 use super::error::CostError;
 use super::price::{NoPrice, Price, Prices, consistent};
-use super::store::{Admission, WindowState};
+use super::store::{Admission, Raise, WindowState};
+use super::window::{Ring, Rolling, UtcMonth, Window};
 use crate::error::ErrorKind;
 use crate::ids::{AgentId, BudgetName, ModelName, SessionId};
 use crate::money::Usd;
@@ -129,63 +131,171 @@ fn a_ceiling_reserves_for_the_cache_to_be_written() {
     assert!(price >= Usd::nanos(15_000_000) && price < Usd::nanos(15_000_100));
 }
 
-#[test]
-fn refusals_say_which_limit_and_when_to_try_again() {
-    let base = WindowState {
+fn state() -> WindowState {
+    WindowState {
         budget: BudgetName::parse("b").unwrap(),
         window: Window::Day(now().utc_day()),
         open: true,
+        allows: true,
+        on_limit: OnLimit::Refuse,
         asked_usd: Some(Usd::cents(10)),
         usd_limit: Some(Usd::dollars(1)),
         token_limit: Some(100),
+        call_limit: None,
+        raised: Raise::default(),
         seconds_limit: None,
         taken_usd: Usd::cents(85),
         taken_tokens: 90,
+        taken_calls: 7,
         first_at: None,
+        rings: None,
         at: now(),
+    }
+}
+
+fn why(windows: &[WindowState], tokens: u64) -> Option<CostError> {
+    let admission = Admission {
+        admitted: false,
+        windows: windows.to_vec(),
     };
-    let reason = |state: &WindowState, tokens| {
-        let admission = Admission {
-            admitted: false,
-            windows: vec![state.clone()],
-        };
-        refusal(&admission, true, tokens)
-    };
-    let CostError::Exceeded {
+    refusal(&admission, true, tokens)
+}
+
+#[test]
+fn refusals_say_which_limit_and_when_to_try_again() {
+    let base = state();
+    let Some(CostError::Exceeded {
         left, retry_after, ..
-    } = reason(&base, 20)
+    }) = why(&[base.clone()], 20)
     else {
         panic!("the tokens do not fit");
     };
     assert_eq!(left, Amount::Tokens(Tokens(10)));
     assert_eq!(retry_after, Some(Duration::from_hours(12)));
+    assert_eq!(why(&[base.clone()], 10), None, "it fits");
     // Never: the ceiling is above the limit.
-    assert_eq!(reason(&base, 101).retry_after(), None);
+    assert_eq!(why(&[base.clone()], 101).unwrap().retry_after(), None);
     let dear = WindowState {
         asked_usd: Some(Usd::cents(16)),
         ..base.clone()
     };
     assert!(matches!(
-        reason(&dear, 1),
-        CostError::Exceeded { left: Amount::Usd(left), .. } if left == Usd::cents(15)
+        why(&[dear], 1),
+        Some(CostError::Exceeded { left: Amount::Usd(left), .. }) if left == Usd::cents(15)
     ));
     let unpriced = WindowState {
         asked_usd: None,
         ..base.clone()
     };
-    assert_eq!(reason(&unpriced, 1), CostError::UnknownModel);
+    assert_eq!(why(&[unpriced], 1), Some(CostError::UnknownModel));
     let late = WindowState {
         seconds_limit: Some(60),
         first_at: Some(now().minus(Duration::from_mins(1))),
+        ..base.clone()
+    };
+    assert!(matches!(
+        why(&[late], 1),
+        Some(CostError::SessionTooLong { .. })
+    ));
+    let only_restricts = WindowState {
+        allows: false,
         ..base
     };
-    assert!(matches!(reason(&late, 1), CostError::SessionTooLong { .. }));
-    let nothing = Admission {
-        admitted: false,
-        windows: Vec::new(),
+    for none in [&[][..], &[only_restricts]] {
+        let error = why(none, 1).unwrap();
+        assert_eq!(
+            (&error, error.kind()),
+            (&CostError::NoBudget, ErrorKind::Denied)
+        );
+    }
+}
+
+#[test]
+fn of_several_limits_the_one_that_lasts_longest_is_named() {
+    let day = state();
+    let month = WindowState {
+        budget: BudgetName::parse("m").unwrap(),
+        window: Window::Month(UtcMonth::from(now())),
+        ..state()
     };
-    assert_eq!(refusal(&nothing, false, 1), CostError::NoBudget);
-    assert_eq!(refusal(&nothing, false, 1).kind(), ErrorKind::Denied);
+    let error = why(&[day.clone(), month.clone()], 20).unwrap();
+    assert!(matches!(
+        &error,
+        CostError::Exceeded { budget, window: Window::Month(_), .. } if budget.as_str() == "m"
+    ));
+    let next = Timestamp::parse("2026-12-01T00:00:00Z").unwrap();
+    assert_eq!(error.retry_after(), Some(next.since(now())));
+    // What was raised for this day only does not help tomorrow.
+    let raised = WindowState {
+        raised: Raise {
+            tokens: 90,
+            ..Raise::default()
+        },
+        ..day.clone()
+    };
+    assert_eq!(why(&[raised], 20).unwrap().retry_after(), None);
+    // A person is asked only where every limit that is in the way asks.
+    let asks = WindowState {
+        on_limit: OnLimit::Ask,
+        ..month
+    };
+    assert!(matches!(
+        why(&[day, asks.clone()], 20),
+        Some(CostError::Exceeded { budget, .. }) if budget.as_str() == "b"
+    ));
+    let both = WindowState {
+        asked_usd: Some(Usd::cents(20)),
+        ..asks.clone()
+    };
+    let Some(CostError::NeedsApproval { raise, .. }) = why(&[both], 20) else {
+        panic!("a person is to be asked");
+    };
+    let missing: Vec<Amount> = raise.missing().map(|(_, _, amount)| amount).collect();
+    assert_eq!(
+        missing,
+        [Amount::Usd(Usd::cents(5)), Amount::Tokens(Tokens(10))]
+    );
+    // Nothing is in the way where passing the limit is only told.
+    let warns = WindowState {
+        on_limit: OnLimit::Warn,
+        ..asks
+    };
+    assert_eq!(why(&[warns], 1_000), None);
+}
+
+#[test]
+fn a_rolling_window_is_free_again_when_enough_has_left_it() {
+    let minute = Rolling::MINUTE;
+    let at = now().as_micros() / 1_000_000;
+    let mut slots = vec![0; 61];
+    let slot = |second: i64| usize::try_from(second.rem_euclid(61)).unwrap();
+    slots[slot(at - 50)] = 3;
+    slots[slot(at - 20)] = 5;
+    let ring = Ring {
+        at,
+        stretch_micros: minute.stretch_micros(),
+        slots,
+    };
+    assert_eq!(ring.frees(3, now()), Some(Duration::from_secs(11)));
+    assert_eq!(ring.frees(4, now()), Some(Duration::from_secs(41)));
+    assert_eq!(ring.frees(9, now()), None);
+    let full = WindowState {
+        window: Window::Rolling(minute),
+        call_limit: Some(8),
+        taken_calls: 8,
+        rings: Some([Ring::default(), Ring::default(), ring]),
+        ..state()
+    };
+    let error = why(&[full], 1).unwrap();
+    assert!(matches!(
+        error,
+        CostError::Exceeded {
+            limit: Amount::Calls(Calls(8)),
+            ..
+        }
+    ));
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(11)));
+    assert!(error.to_string().contains("last 1 minute"), "{error}");
 }
 
 #[test]
@@ -264,11 +374,16 @@ proptest! {
     fn a_day_ends_at_the_next_midnight(micros in 0..4_000_000_000_000_000_i64) {
         let at = Timestamp::from_micros(micros);
         let day = at.utc_day();
-        let wait = ends_in(&Window::Day(day), at).unwrap();
+        let wait = Window::Day(day).ends_in(at).unwrap();
         prop_assert!(wait > Duration::ZERO && wait <= Duration::from_hours(24));
         prop_assert_eq!(at.plus(wait), day.next().start());
         prop_assert_eq!(at.plus(wait).utc_day(), day.next());
-        prop_assert_eq!(ends_in(&Window::Session(SessionId::new()), at), None);
+        prop_assert_eq!(Window::Session(SessionId::new()).ends_in(at), None);
+        let month = UtcMonth::from(at);
+        let wait = Window::Month(month).ends_in(at).unwrap();
+        prop_assert!(month.start() <= at && at < month.next().start());
+        prop_assert_eq!(UtcMonth::from(at.plus(wait)), month.next());
+        prop_assert!(at.to_string().starts_with(&month.to_string()));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Outcome {
 pub(super) enum Status {
     Completed,
     Failed(&'static str),
+    /// It failed, and the provider bills nothing.
+    Refunded(&'static str),
     Unknown,
 }
 
@@ -42,6 +44,13 @@ impl Outcome {
     #[must_use]
     pub const fn failed(code: &'static str) -> Self {
         Self::of(Status::Failed(code))
+    }
+
+    /// The provider failed the call, and bills nothing for it: nothing is charged, and the trail says
+    /// that it was refunded. `code` is as for [`failed`](Self::failed).
+    #[must_use]
+    pub const fn refunded(code: &'static str) -> Self {
+        Self::of(Status::Refunded(code))
     }
 
     pub(super) const fn unknown() -> Self {

@@ -258,6 +258,9 @@ async fn charge(
     action: &Action,
     outcome: &Outcome,
 ) -> Result<Settled, CostError> {
+    if matches!(outcome.status, Status::Refunded(_)) {
+        return reservation.refund().await;
+    }
     let completed_tool = matches!(action, Action::Tool(_)) && outcome.status == Status::Completed;
     let spent = match (outcome.status, outcome.usage, outcome.cost) {
         (Status::Unknown, ..) => None,

@@ -85,6 +85,10 @@ pub(super) fn ended(call: &Ended<'_>, outcome: &Outcome) -> AuditEvent {
     match outcome.status {
         Status::Completed => event.decision("completed"),
         Status::Failed(code) => event.decision("failed").with("code", code),
+        Status::Refunded(code) => event
+            .decision("failed")
+            .with("code", code)
+            .with("refunded", true),
         Status::Unknown => event.decision("unknown"),
     }
 }

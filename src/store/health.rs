@@ -18,6 +18,7 @@ const TABLES: &[&str] = &[
     "budget_windows",
     "reservations",
     "budget_leases",
+    "budget_raises",
     "checkpoint_ranges",
     "tree_tiles",
     "checkpoints",

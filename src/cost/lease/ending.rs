@@ -8,7 +8,7 @@ use crate::cost::reservation::Settled;
 use crate::cost::settle::{Core, Ending};
 use crate::ids::{CallId, ReservationId};
 use crate::money::Usd;
-use crate::usage::Ceiling;
+use crate::usage::{Ceiling, Usage};
 
 /// What is known of a call besides.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,10 @@ impl Core {
         let ceiling = call.ceiling;
         let spent = ending.spent();
         let cost = match &spent {
+            None if matches!(ending, Ending::Refund) => Cost {
+                usd: Some(Usd::ZERO),
+                usage: Some(Usage::default()),
+            },
             Some(spent) => {
                 let reserved = (ceiling.model.as_ref(), ceiling.provider.as_deref(), part.at);
                 let (usd, usage) = self.price_of(spent, reserved);
@@ -45,7 +49,11 @@ impl Core {
             estimated: false,
         };
         let word = match ending {
-            Ending::Settle(_) | Ending::Charge(_) => {
+            Ending::Settle(_) | Ending::Charge(_) | Ending::Refund => {
+                let word = match ending {
+                    Ending::Refund => "refunded",
+                    _ => "settled",
+                };
                 let plan = part.plan();
                 let charge = part.settle(&cost);
                 settled.usd = charge.usd;
@@ -59,7 +67,7 @@ impl Core {
                 let model = spent.as_ref().and_then(|spent| spent.model.as_ref());
                 let model = model.or(ceiling.model.as_ref());
                 let events =
-                    record::ended(plan.who(), call.call, model, &settled, "settled");
+                    record::ended(plan.who(), call.call, model, &settled, word);
                 for event in events {
                     self.audit.log_detached(event);
                 }
@@ -69,7 +77,7 @@ impl Core {
             Ending::Unknown(_) => {
                 let model = (ceiling.model.clone(), ceiling.provider.clone());
                 let left = part.leave(call.id, call.call, model, &cost);
-                let [usd, tokens] = left.charged;
+                let [usd, tokens, _] = left.charged;
                 settled.usd = Usd::nanos(usd);
                 settled.tokens = tokens.unsigned_abs();
                 settled.estimated = cost.usd.is_none();

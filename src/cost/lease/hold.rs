@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::slice::{Amounts, ENDLESS, NOTHING, Slice, Spent, UNITS};
 use super::store::{Answer, News, Renewal};
 use crate::call::Principal;
-use crate::cost::budget::Period;
+use crate::cost::window::Period;
 use super::record;
 use crate::cost::settle::Core;
 use crate::ids::BudgetName;
@@ -47,9 +47,12 @@ pub(super) struct Hold {
 }
 
 impl Of {
-    /// Whether it is of a day that is not `today`.
+    /// Whether it is of a day or a month that `today` is not in.
     pub(super) fn is_other_day(&self, today: &str) -> bool {
-        self.period == Period::Day && self.key != today
+        match self.period {
+            Period::Day | Period::Month => !today.starts_with(&self.key),
+            _ => false,
+        }
     }
 }
 
@@ -101,7 +104,7 @@ impl Hold {
             who,
             until: AtomicU64::new(0),
             until_wall: AtomicI64::new(0),
-            full: [AtomicI64::new(0), AtomicI64::new(0)],
+            full: Default::default(),
             told: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             dry_until: AtomicU64::new(0),
@@ -129,8 +132,8 @@ impl Hold {
 
     /// Whether less than half of a slice is left.
     pub(super) fn is_low(&self) -> bool {
-        let [usd, tokens] = &self.full;
-        let full = [usd.load(Ordering::Relaxed), tokens.load(Ordering::Relaxed)];
+        let [usd, tokens, calls] = &self.full;
+        let full = [usd, tokens, calls].map(|full| full.load(Ordering::Relaxed));
         self.slice.is_low(&full)
     }
 
@@ -209,9 +212,8 @@ impl Hold {
     ) -> Result<Outcome, StoreError> {
         let lasts = core.settings.leases.lease;
         if !books.is_open {
-            let of = (&self.of.budget, self.of.period.as_str(), self.of.key.as_str());
             core.store
-                .open_lease(lease, of, core.leases.holder, &self.who, lasts)
+                .open_lease(lease, &self.of, core.leases.holder, &self.who, lasts)
                 .await?;
             books.is_open = true;
         }
@@ -250,7 +252,6 @@ impl Hold {
             epoch: books.epoch,
             spent: minus(now.settled, books.reported.settled),
             over: minus(now.over, books.reported.over),
-            calls: i64::try_from(now.calls.saturating_sub(books.reported.calls)).unwrap_or(0),
             back,
             free: self.slice.free(),
             want: wish.want && !self.is_dead(),
@@ -284,10 +285,9 @@ impl Hold {
         books.reported = Spent {
             settled: plus(books.reported.settled, renewal.spent),
             over: plus(books.reported.over, renewal.over),
-            calls: books.reported.calls + renewal.calls.unsigned_abs(),
         };
         books.granted = plus(books.granted, renewed.granted);
-        if renewal.calls > 0 || renewal.spent != NOTHING {
+        if renewal.spent != NOTHING {
             core.audit.log_detached(record::spent_of_slice(self, &renewal));
         }
         if renewal.close {

@@ -180,7 +180,7 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
     }
     // The store counts what was not reported as one call of unknown outcome. When every call has ended,
     // this process knows.
-    let Some([usd, tokens]) = books.unreported(&hold.slice) else {
+    let Some([usd, tokens, _]) = books.unreported(&hold.slice) else {
         return Ok(false);
     };
     let id = ReservationId::from_uuid(lease);

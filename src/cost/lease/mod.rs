@@ -44,6 +44,7 @@ use self::plan::{MOST_SHARES, Plan, Plans};
 use super::engine::Split;
 use super::settle::Core;
 use crate::call::Principal;
+use crate::ids::ModelName;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
@@ -98,11 +99,11 @@ impl LeaseSettings {
 
 /// What a call asks for, before it is known of which budgets.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct Asked<'c> {
     pub(super) usd: Option<Usd>,
     pub(super) tokens: u64,
     pub(super) split: Split,
-    pub(super) names_model: bool,
+    pub(super) model: Option<&'c ModelName>,
 }
 
 /// The slices that this process holds.
@@ -160,6 +161,10 @@ impl Leases {
         self.seen.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
     }
 
+    pub(super) fn is_seen(&self) -> bool {
+        self.seen.load(Ordering::Relaxed)
+    }
+
     /// A budget of this tenant is leased.
     pub(super) fn see(&self) {
         self.seen.store(true, Ordering::Relaxed);
@@ -194,11 +199,11 @@ impl Leases {
 
     /// Takes what `asked` comes to from all slices of `who`, at once, or nothing; `None` also where
     /// limits besides are charged by statement.
-    pub(super) fn take(&self, who: &Principal, asked: &Asked, at: Timestamp) -> Option<Part> {
+    pub(super) fn take(&self, who: &Principal, asked: &Asked<'_>, at: Timestamp) -> Option<Part> {
         if !self.is_on() {
             return None;
         }
-        let plan = self.plans.find(who, self.generation())?;
+        let plan = self.plans.find(who, asked.model, self.generation())?;
         if plan.others || plan.shares.is_empty() {
             return None;
         }
@@ -210,7 +215,7 @@ impl Leases {
     //
     // INVARIANT: what is taken is looked at after it is taken, by both clocks: a process that was
     // stopped in between finds that it may not spend it.
-    fn take_from(&self, plan: Arc<Plan>, asked: &Asked, at: Timestamp) -> Part {
+    fn take_from(&self, plan: Arc<Plan>, asked: &Asked<'_>, at: Timestamp) -> Part {
         let shares = plan.shares.len().min(MOST_SHARES);
         let mut part = Part::empty(plan, at);
         for share in 0..shares {

@@ -49,7 +49,7 @@ impl Part {
     }
 
     /// Takes what `asked` comes to of one share.
-    pub(super) fn take(&mut self, at: usize, asked: &Asked) -> bool {
+    pub(super) fn take(&mut self, at: usize, asked: &Asked<'_>) -> bool {
         let Some((share, slot)) = self.plan.shares.get(at).zip(self.taken.get_mut(at)) else {
             return false;
         };
@@ -82,7 +82,7 @@ impl Part {
     }
 
     /// What `asked` comes to for one share; `None` where the statement must say why not.
-    pub(super) fn amounts(&self, at: usize, asked: &Asked) -> Option<Amounts> {
+    pub(super) fn amounts(&self, at: usize, asked: &Asked<'_>) -> Option<Amounts> {
         self.plan.shares.get(at)?.amounts(asked)
     }
 
@@ -96,14 +96,15 @@ impl Part {
         self.served().next().is_none()
     }
 
-    /// The budgets and periods that are charged here, and not by statement.
-    pub(in crate::cost) fn limits(&self) -> (Vec<String>, Vec<&'static str>) {
-        self.served()
-            .map(|(share, _)| {
-                let of = &share.hold.of;
-                (of.budget.as_str().to_owned(), of.period.as_str())
-            })
-            .unzip()
+    /// The budgets and periods that are charged here, and not by statement, as it names them.
+    pub(in crate::cost) fn limits(&self) -> String {
+        let allows = self.served().any(|(share, _)| share.allows);
+        let mut names: Vec<_> = self
+            .served()
+            .map(|(share, _)| format!("{} {}", share.hold.of.budget, share.hold.of.period.to_text()))
+            .collect();
+        names.extend(allows.then(|| "+".to_owned()));
+        names.join(",")
     }
 
     pub(in crate::cost) fn plan(&self) -> Arc<Plan> {
@@ -125,8 +126,8 @@ impl Part {
         for (share, asked) in self.served() {
             let costs = share.costs(cost, asked, &mut charge);
             share.hold.slice.settle(&asked, &costs);
-            let [usd, tokens] = costs;
-            let [asked_usd, asked_tokens] = asked;
+            let [usd, tokens, _] = costs;
+            let [asked_usd, asked_tokens, _] = asked;
             charge.usd = charge.usd.max(Usd::nanos(usd));
             charge.tokens = charge.tokens.max(tokens.unsigned_abs());
             charge.over_usd = charge.over_usd.max(Usd::nanos((usd - asked_usd).max(0)));
@@ -153,7 +154,7 @@ impl Share {
     }
 
     fn costs(&self, cost: &Cost, asked: Amounts, charge: &mut Charge) -> Amounts {
-        let [asked_usd, asked_tokens] = asked;
+        let [asked_usd, asked_tokens, calls] = asked;
         let by_fallback = || {
             let usage = cost.usage.as_ref()?;
             let price = self.fallback?;
@@ -165,7 +166,7 @@ impl Share {
         let usd = usd.map_or(asked_usd, Usd::as_nanos);
         let tokens = tokens.map_or(asked_tokens, |tokens| i64::try_from(tokens).unwrap_or(MOST));
         // A thousand of it can be added up; nothing real comes near.
-        [usd.min(MOST), tokens.min(MOST)]
+        [usd.min(MOST), tokens.min(MOST), calls]
     }
 }
 

@@ -11,6 +11,7 @@ use super::slice::Amounts;
 use super::{Asked, slice};
 use crate::call::Principal;
 use crate::cost::price::Price;
+use crate::ids::ModelName;
 use crate::money::Usd;
 
 /// The most slices that one call is charged to; what is leased beyond them is charged by statement.
@@ -24,6 +25,8 @@ const MOST_PLANS: usize = 1_024;
 #[derive(Debug)]
 pub(in crate::cost) struct Plan {
     pub(super) who: Principal,
+    /// Of which model the calls are: some budgets are for one.
+    pub(super) model: Option<ModelName>,
     /// Plans of an earlier generation are made anew.
     pub(super) generation: u64,
     pub(super) shares: Vec<Share>,
@@ -41,25 +44,27 @@ impl Plan {
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) hold: Arc<Hold>,
+    /// Whether it needs a price, if the call is of a model.
+    pub(super) allows: bool,
     pub(super) usd_limited: bool,
     pub(super) fallback: Option<Price>,
 }
 
 impl Share {
     /// What `asked` comes to here; `None` where the statement must say why not.
-    pub(super) fn amounts(&self, asked: &Asked) -> Option<Amounts> {
+    pub(super) fn amounts(&self, asked: &Asked<'_>) -> Option<Amounts> {
         let usd = match (asked.usd, self.fallback) {
             (Some(usd), _) => usd,
             (None, Some(price)) => {
                 let split = &asked.split;
                 of_split(&price, split.input, split.output, split.either)?
             }
-            (None, None) if !asked.names_model && !self.usd_limited => Usd::ZERO,
+            (None, None) if !self.allows || (asked.model.is_none() && !self.usd_limited) => Usd::ZERO,
             (None, None) => return None,
         };
         let tokens = i64::try_from(asked.tokens).ok()?;
         let most = usd.as_nanos().max(tokens);
-        (most <= slice::MOST && most > 0).then_some([usd.as_nanos(), tokens])
+        (most <= slice::MOST).then_some([usd.as_nanos(), tokens, 1])
     }
 }
 
@@ -112,15 +117,23 @@ impl Plans {
     }
 
     /// The plan of `who`, if there is one of this generation.
-    pub(super) fn find(&self, who: &Principal, generation: u64) -> Option<Arc<Plan>> {
-        let hash = self.hash(who);
+    pub(super) fn find(
+        &self,
+        who: &Principal,
+        model: Option<&ModelName>,
+        generation: u64,
+    ) -> Option<Arc<Plan>> {
+        let hash = self.hash(who, model);
         let plans = self.shard(hash)?.load();
         let plan = plans.get(&hash)?;
-        (plan.generation == generation && plan.who == *who).then(|| Arc::clone(plan))
+        let same = plan.generation == generation
+            && plan.model.as_ref() == model
+            && plan.who == *who;
+        same.then(|| Arc::clone(plan))
     }
 
     pub(super) fn keep(&self, plan: &Arc<Plan>) {
-        let hash = self.hash(&plan.who);
+        let hash = self.hash(&plan.who, plan.model.as_ref());
         let Some(shard) = self.shard(hash) else { return };
         shard.rcu(|plans| {
             let mut plans = if plans.len() < MOST_PLANS {
@@ -134,10 +147,13 @@ impl Plans {
         });
     }
 
-    fn hash(&self, who: &Principal) -> u64 {
+    fn hash(&self, who: &Principal, model: Option<&ModelName>) -> u64 {
         let mut hasher = self.hash.build_hasher();
         hasher.write(who.agent_id().as_str().as_bytes());
         hasher.write(who.session_id().as_str().as_bytes());
+        if let Some(model) = model {
+            hasher.write(model.as_str().as_bytes());
+        }
         hasher.finish()
     }
 

@@ -11,21 +11,21 @@ use crate::money::Usd;
 
 /// What was spent of a slice since it was last reported, by all calls together.
 pub(super) fn spent_of_slice(hold: &Hold, renewal: &Renewal) -> AuditEvent {
-    let [usd, tokens] = renewal.spent;
+    let [usd, tokens, calls] = renewal.spent;
     AuditEvent::system(Some(&hold.who), Kind::CostRecorded)
         .decision("slice_spent")
         .with("budget", hold.of.budget.as_str())
-        .with("period", hold.of.period.as_str())
+        .with("period", hold.of.period.to_text())
         .with("window", hold.of.key.as_str())
         .with("lease", renewal.lease.to_string())
-        .with("calls", renewal.calls.to_string())
+        .with("calls", calls.to_string())
         .with("usd", Usd::nanos(usd).to_string())
         .with("tokens", tokens.to_string())
 }
 
 /// A call that was charged to slices is of unknown outcome.
 pub(super) fn left(left: &Left) -> AuditEvent {
-    let [usd, tokens] = left.charged;
+    let [usd, tokens, _] = left.charged;
     of(&left.who, Kind::CostRecorded, left.call, left.model.as_ref())
         .decision("unknown")
         .with("reservation", left.id.to_string())

@@ -3,12 +3,12 @@
 //! What a slice was granted is at every moment `free + reserved + settled - over`, so that never more
 //! is reserved and settled than was granted, except by calls that cost more than their ceilings.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// How many units there are.
-pub(in crate::cost) const UNITS: usize = 2;
+pub(in crate::cost) const UNITS: usize = 3;
 
-/// An amount of each unit: nano-dollars, tokens.
+/// An amount of each unit: nano-dollars, tokens, calls.
 pub(in crate::cost) type Amounts = [i64; UNITS];
 
 /// Nothing of any unit.
@@ -35,8 +35,6 @@ struct Unit {
 #[repr(align(128))]
 pub(super) struct Slice {
     units: [Unit; UNITS],
-    /// Calls that were settled.
-    calls: AtomicU64,
 }
 
 /// What was spent of a slice so far.
@@ -44,7 +42,6 @@ pub(super) struct Slice {
 pub(super) struct Spent {
     pub(super) settled: Amounts,
     pub(super) over: Amounts,
-    pub(super) calls: u64,
 }
 
 impl Slice {
@@ -73,7 +70,6 @@ impl Slice {
         for ((unit, &asked), &cost) in self.units.iter().zip(asked).zip(cost) {
             unit.settle(asked, cost);
         }
-        self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes all that is free.
@@ -102,10 +98,7 @@ impl Slice {
 
     /// What was spent so far. `settled - over` is never more than what was reserved.
     pub(super) fn spent(&self) -> Spent {
-        let mut spent = Spent {
-            calls: self.calls.load(Ordering::Relaxed),
-            ..Spent::default()
-        };
+        let mut spent = Spent::default();
         let slots = spent.settled.iter_mut().zip(&mut spent.over);
         for (unit, (settled, over)) in self.units.iter().zip(slots) {
             // In this order: an excess is counted before the cost that it is part of.

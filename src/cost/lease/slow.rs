@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::hold::{Hold, Of, Wish, nanos};
 use super::part::Part;
 use super::plan::{MOST_SHARES, Plan, Share};
+use super::slice::{Amounts, NOTHING};
 use super::store::Applicable;
 use super::{Asked, DRY};
 use crate::cost::price::Price;
@@ -27,7 +28,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cost) struct Slow<'c> {
     pub(in crate::cost) who: &'c Principal,
-    pub(in crate::cost) asked: &'c Asked,
+    pub(in crate::cost) asked: &'c Asked<'c>,
     pub(in crate::cost) demand: &'c Demand,
     pub(in crate::cost) at: Timestamp,
 }
@@ -73,7 +74,7 @@ impl Core {
 
     /// A slice is short of what a call asks for, and could not be filled. Where the limit is near, it
     /// is given back, so that the statement finds all that is left.
-    async fn leave_to_statement(&self, hold: &Hold, asked: &[i64; 2]) -> Result<(), StoreError> {
+    async fn leave_to_statement(&self, hold: &Hold, asked: &Amounts) -> Result<(), StoreError> {
         if hold.exceeds_slice(asked) {
             return Ok(());
         }
@@ -141,7 +142,7 @@ impl Core {
         };
         let mut given = false;
         for hold in own {
-            if hold.slice.free() != super::slice::NOTHING && !hold.is_dead() {
+            if hold.slice.free() != NOTHING && !hold.is_dead() {
                 hold.dry(self.leases.mono().saturating_add(nanos(DRY)));
                 given |= self.give_back(&hold).await.is_ok();
             }
@@ -153,7 +154,7 @@ impl Core {
     async fn plan(&self, call: Slow<'_>) -> Result<Arc<Plan>, StoreError> {
         let fresh = |plan: &Arc<Plan>| plan.shares.iter().all(|share| !share.hold.is_dead());
         let find = || {
-            let plan = self.leases.plans.find(call.who, self.leases.generation());
+            let plan = self.leases.plans.find(call.who, call.asked.model, self.leases.generation());
             plan.filter(fresh).filter(|plan| !self.is_past(plan, call.at))
         };
         if let Some(plan) = find() {
@@ -165,13 +166,17 @@ impl Core {
         }
         // Before it is read: what changes while it is read makes it old at once.
         let generation = self.leases.generation();
-        let limits = self.store.list_applicable(call.who).await?;
+        let limits = self.store.list_applicable(call.who, call.asked.model).await?;
         if limits.iter().any(|limit| limit.leased) {
-            self.store.open_windows_of(call.demand).await?;
+            self.store.open_windows(&[call.demand]).await?;
         }
-        let (leased, others): (Vec<_>, Vec<_>) = limits.into_iter().partition(|limit| limit.leased);
+        // What allows nothing is left to the statement, which says so.
+        let allowed = limits.iter().any(|limit| limit.allows);
+        let (leased, others): (Vec<_>, Vec<_>) =
+            limits.into_iter().partition(|limit| allowed && limit.leased);
         let plan = Arc::new(Plan {
             who: call.who.clone(),
+            model: call.asked.model.cloned(),
             generation,
             others: !others.is_empty() || leased.len() > MOST_SHARES,
             shares: leased
@@ -210,6 +215,7 @@ impl Core {
         };
         Share {
             hold,
+            allows: limit.allows,
             usd_limited: limit.usd_limited,
             fallback: limit
                 .fallback

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::hold::Hold;
 use super::part::{Cost, Part};
-use super::slice::Amounts;
+use super::slice::{Amounts, NOTHING};
 use super::store::Moved;
 use super::Leases;
 use crate::call::Principal;
@@ -51,7 +51,7 @@ impl Part {
         model: (Option<ModelName>, Option<String>),
         seen: &Cost,
     ) -> Left {
-        let mut charged = [0; 2];
+        let mut charged = NOTHING;
         let shares = self.served().map(|(share, asked)| {
             let costs = share.at_least(seen, asked);
             for (most, cost) in charged.iter_mut().zip(costs) {
@@ -124,18 +124,20 @@ impl Core {
         let mut moved = Vec::new();
         for taken in &left.shares {
             let books = taken.hold.books().await;
-            let [limited_usd, limited_tokens] = books.limited();
-            let ([asked_usd, asked_tokens], [usd, _]) = (taken.asked, taken.charged);
+            let mut own = taken.asked;
+            for (own, limited) in own.iter_mut().zip(books.limited()) {
+                *own = if limited { *own } else { 0 };
+            }
+            let [usd, ..] = taken.charged;
             if let Some(lease) = books.lease() {
                 moved.push(Moved {
                     lease,
                     usd,
-                    own_usd: if limited_usd { asked_usd } else { 0 },
-                    own_tokens: if limited_tokens { asked_tokens } else { 0 },
+                    own,
                 });
             }
         }
-        let [_, tokens] = left.charged;
+        let [_, tokens, _] = left.charged;
         let model = (left.model.as_ref(), left.provider.as_deref());
         let gone = self
             .store

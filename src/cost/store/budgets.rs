@@ -1,12 +1,16 @@
 //! The register of budgets.
 
+use std::collections::BTreeMap;
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::{CostStore, bound, limit, parsed, period, seconds, window};
-use crate::cost::budget::{Budget, Limits, Period, Window};
+use super::admitted::on_limit;
+use super::{CostStore, bound, limit, malformed, or_any, parse, parsed, period, seconds, window};
+use crate::cost::budget::{Budget, Limits, Subject};
 use crate::cost::price::Price;
-use crate::ids::{AgentId, BudgetName};
+use crate::cost::window::{Period, Window};
+use crate::ids::{BudgetName, Id, IdKind};
 use crate::money::Usd;
 use crate::store::{InStore as _, StoreError, Topic};
 
@@ -15,7 +19,7 @@ use crate::store::{InStore as _, StoreError, Topic};
 pub(in crate::cost) enum Registered {
     /// It is in force. In these windows more is spent than it allows.
     Done(Vec<Overrun>),
-    /// The name is that of another agent's budget.
+    /// The name is that of a budget for something else.
     NameTaken,
 }
 
@@ -25,6 +29,7 @@ pub(in crate::cost) struct Overrun {
     pub(in crate::cost) window: Window,
     pub(in crate::cost) usd: Usd,
     pub(in crate::cost) tokens: i64,
+    pub(in crate::cost) calls: i64,
 }
 
 impl CostStore {
@@ -42,8 +47,8 @@ impl CostStore {
         self.store
             .run_idempotent("register a budget", || async move {
                 let mut tx = self.store.begin().await?;
-                let owner: Option<String> = sqlx::query_scalar(
-                    "SELECT agent_id
+                let owner = sqlx::query(
+                    "SELECT agent_id, user_id, model
                        FROM portcullis.budgets
                       WHERE tenant_id = $1 AND name = $2
                       ORDER BY period
@@ -55,85 +60,128 @@ impl CostStore {
                 .fetch_all(&mut *tx)
                 .await?
                 .pop();
-                if owner.is_some_and(|owner| owner != budget.agent.as_str()) {
+                if let Some(owner) = owner
+                    && subject(&owner)? != budget.subject
+                {
                     return Ok(Registered::NameTaken);
                 }
                 let periods: Vec<(Period, Limits)> = budget.periods().collect();
-                let names: Vec<&str> = periods.iter().map(|(period, _)| period.as_str()).collect();
+                let names: Vec<String> = periods.iter().map(|(period, _)| period.to_text()).collect();
                 let usd: Vec<Option<Usd>> = periods.iter().map(|(_, limits)| limits.usd).collect();
                 let tokens: Vec<Option<i64>> = periods
                     .iter()
                     .map(|(_, limits)| limits.tokens.map(bound))
                     .collect();
+                let calls: Vec<Option<i64>> = periods
+                    .iter()
+                    .map(|(_, limits)| limits.calls.map(bound))
+                    .collect();
                 let seconds: Vec<Option<i32>> = periods
                     .iter()
                     .map(|(_, limits)| limits.seconds.and_then(|s| i32::try_from(s).ok()))
                     .collect();
+                let buckets: Vec<Option<i64>> = periods
+                    .iter()
+                    .map(|(period, _)| period.stretch_micros())
+                    .collect();
+                let warn_at: Vec<i32> = budget.warn_at.iter().map(|at| i32::from(*at)).collect();
                 sqlx::query(
                     "WITH dropped AS (
                          DELETE FROM portcullis.budgets
-                          WHERE tenant_id = $1 AND name = $2 AND period <> ALL($4::text[]))
-                     INSERT INTO portcullis.budgets AS b (tenant_id, name, period, agent_id, usd_limit,
-                            token_limit, seconds_limit, fallback_input, fallback_output, registered_at)
-                     SELECT $1::text, $2::text, l.period, $3::text, l.usd, l.tokens, l.seconds, $8::bigint,
-                            $9::bigint, $10::timestamptz
-                       FROM unnest($4::text[], $5::bigint[], $6::bigint[], $7::integer[])
-                            AS l(period, usd, tokens, seconds)
+                          WHERE tenant_id = $1 AND name = $2 AND period <> ALL($6::text[]))
+                     INSERT INTO portcullis.budgets AS b (tenant_id, name, period, agent_id, user_id,
+                            model, usd_limit, token_limit, call_limit, seconds_limit, bucket_micros,
+                            fallback_input, fallback_output, on_limit, warn_at, lease_percent,
+                            registered_at)
+                     SELECT $1::text, $2::text, l.period, $3::text, $4::text, $5::text, l.usd, l.tokens,
+                            l.calls, l.seconds, l.bucket, $12::bigint, $13::bigint, $14::text,
+                            $15::integer[], $16::integer, $17::timestamptz
+                       FROM unnest($6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[],
+                                   $11::bigint[]) AS l(period, usd, tokens, calls, seconds, bucket)
                       ORDER BY l.period
                      ON CONFLICT (tenant_id, name, period) DO UPDATE
                         SET usd_limit = excluded.usd_limit, token_limit = excluded.token_limit,
-                            seconds_limit = excluded.seconds_limit,
+                            call_limit = excluded.call_limit, seconds_limit = excluded.seconds_limit,
                             fallback_input = excluded.fallback_input,
-                            fallback_output = excluded.fallback_output,
+                            fallback_output = excluded.fallback_output, on_limit = excluded.on_limit,
+                            warn_at = excluded.warn_at, lease_percent = excluded.lease_percent,
                             registered_at = excluded.registered_at
-                      WHERE b.agent_id = excluded.agent_id",
+                      WHERE (b.agent_id, b.user_id, b.model)
+                            = (excluded.agent_id, excluded.user_id, excluded.model)",
                 )
                 .bind(self.tenant())
                 .bind(name.as_str())
-                .bind(budget.agent.as_str())
+                .bind(or_any(budget.subject.agent.as_ref()))
+                .bind(or_any(budget.subject.user.as_ref()))
+                .bind(or_any(budget.subject.model.as_ref()))
                 .bind(names)
                 .bind(usd)
                 .bind(tokens)
+                .bind(calls)
                 .bind(seconds)
+                .bind(buckets)
                 .bind(budget.fallback.map(|price| price.dearest_input()))
                 .bind(budget.fallback.map(|price| price.output))
+                .bind(budget.on_limit.as_str())
+                .bind(warn_at)
+                .bind(budget.leased.map(i32::from))
                 .bind(self.store.now())
                 .persistent(false)
                 .execute(&mut *tx)
                 .await?;
-                self.lease_budget(&mut tx, name, budget.leased).await?;
+                // Heard when this is committed, by those who have slices of it.
+                sqlx::query("SELECT pg_notify('portcullis', $1)")
+                    .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
+                    .persistent(false)
+                    .execute(&mut *tx)
+                    .await?;
                 let overruns = sqlx::query(
-                    "WITH open AS MATERIALIZED (
-                         SELECT w.period, w.window_key, b.usd_limit, b.token_limit, b.seconds_limit
+                    "WITH clock AS MATERIALIZED (
+                         SELECT c.utc
+                           FROM (SELECT coalesce($3::timestamptz, now()) AT TIME ZONE 'UTC' AS utc) c
+                     ), open AS MATERIALIZED (
+                         SELECT w.period, w.window_key, b.usd_limit, b.token_limit, b.call_limit,
+                                b.seconds_limit
                            FROM portcullis.budgets b
+                          CROSS JOIN clock c
                            JOIN portcullis.budget_windows w
                              ON w.tenant_id = b.tenant_id AND w.budget = b.name AND w.period = b.period
                           WHERE b.tenant_id = $1::text AND b.name = $2::text
-                            AND (w.period <> 'day'
-                                 OR w.window_key >= to_char(coalesce($3::timestamptz, now())
-                                                            AT TIME ZONE 'UTC', 'YYYY-MM-DD'))
-                            AND (w.usd_limit, w.token_limit, w.seconds_limit)
-                                IS DISTINCT FROM (b.usd_limit, b.token_limit, b.seconds_limit)
+                            AND (w.period <> 'day' OR w.window_key >= to_char(c.utc, 'YYYY-MM-DD'))
+                            AND (w.period <> 'month' OR w.window_key >= to_char(c.utc, 'YYYY-MM'))
+                            AND (w.usd_limit, w.token_limit, w.call_limit, w.seconds_limit)
+                                IS DISTINCT FROM
+                                (b.usd_limit, b.token_limit, b.call_limit, b.seconds_limit)
                           ORDER BY w.budget, w.period, w.window_key
                             FOR NO KEY UPDATE OF w
                      ), changed AS (
+                         -- Of a rolling window, the next admission counts; nothing of it is known here.
                          UPDATE portcullis.budget_windows w
                             SET usd_limit = o.usd_limit, token_limit = o.token_limit,
-                                seconds_limit = o.seconds_limit,
-                                overrun_usd = greatest(w.overrun_usd,
-                                    w.settled_usd + w.held_usd - o.usd_limit),
-                                overrun_tokens = greatest(w.overrun_tokens,
-                                    w.settled_tokens + w.held_tokens - o.token_limit)
+                                call_limit = o.call_limit, seconds_limit = o.seconds_limit,
+                                overrun_usd = greatest(w.overrun_usd, w.settled_usd + w.held_usd
+                                    - o.usd_limit - w.raised_usd - n.never),
+                                overrun_tokens = greatest(w.overrun_tokens, w.settled_tokens
+                                    + w.held_tokens - o.token_limit - w.raised_tokens - n.never),
+                                overrun_calls = greatest(w.overrun_calls, w.settled_calls
+                                    + w.held_calls - o.call_limit - w.raised_calls - n.never)
                            FROM open o
+                          CROSS JOIN LATERAL (
+                              SELECT CASE WHEN o.period LIKE 'rolling:%' THEN 9223372036854775807
+                                          ELSE 0 END::numeric AS never) n
                           WHERE w.tenant_id = $1 AND w.budget = $2 AND w.period = o.period
                             AND w.window_key = o.window_key
-                         RETURNING w.period, w.window_key,
-                                   greatest(0, w.settled_usd + w.held_usd - w.usd_limit) AS usd,
-                                   greatest(0, w.settled_tokens + w.held_tokens - w.token_limit) AS tokens
+                         RETURNING w.period, w.window_key, n.never = 0 AS counts,
+                                   greatest(0, w.settled_usd + w.held_usd - w.usd_limit
+                                       - w.raised_usd) AS usd,
+                                   greatest(0, w.settled_tokens + w.held_tokens - w.token_limit
+                                       - w.raised_tokens) AS tokens,
+                                   greatest(0, w.settled_calls + w.held_calls - w.call_limit
+                                       - w.raised_calls) AS calls
                      )
-                     SELECT c.period, c.window_key, c.usd, c.tokens
+                     SELECT c.period, c.window_key, c.usd, c.tokens, c.calls
                        FROM changed c
-                      WHERE c.usd > 0 OR c.tokens > 0
+                      WHERE c.counts AND (c.usd > 0 OR c.tokens > 0 OR c.calls > 0)
                       ORDER BY c.period, c.window_key
                       LIMIT 100",
                 )
@@ -149,6 +197,7 @@ impl CostStore {
                         window: window(row)?,
                         usd: row.try_get("usd")?,
                         tokens: row.try_get("tokens")?,
+                        calls: row.try_get("calls")?,
                     })
                 })
                 .collect::<Result<_, sqlx::Error>>()?;
@@ -162,14 +211,14 @@ impl CostStore {
     pub(in crate::cost) async fn delete_budget(
         &self,
         name: &BudgetName,
-    ) -> Result<Option<AgentId>, StoreError> {
+    ) -> Result<Option<Subject>, StoreError> {
         self.store
             .run("remove a budget", || async move {
                 sqlx::query(
-                    "DELETE FROM portcullis.budgets b
-                      USING (SELECT pg_notify('portcullis', $3::text)) told
-                      WHERE b.tenant_id = $1 AND b.name = $2
-                     RETURNING b.agent_id",
+                    "DELETE FROM portcullis.budgets
+                      WHERE tenant_id = $1 AND name = $2
+                        AND pg_notify('portcullis', $3::text) IS NOT NULL
+                     RETURNING agent_id, user_id, model",
                 )
                 .bind(self.tenant())
                 .bind(name.as_str())
@@ -177,7 +226,7 @@ impl CostStore {
                 .fetch_all_in(&self.store)
                 .await?
                 .first()
-                .map(|row| parsed(row, "agent_id"))
+                .map(subject)
                 .transpose()
             })
             .await
@@ -189,8 +238,9 @@ impl CostStore {
             .store
             .run_idempotent("list the budgets", || async move {
                 sqlx::query(
-                    "SELECT name, period, agent_id, usd_limit, token_limit, seconds_limit,
-                            fallback_input, fallback_output, leased_percent
+                    "SELECT name, period, agent_id, user_id, model, usd_limit, token_limit, call_limit,
+                            seconds_limit, fallback_input, fallback_output, on_limit, warn_at,
+                            lease_percent
                        FROM portcullis.budgets
                       WHERE tenant_id = $1
                       ORDER BY name, period",
@@ -204,41 +254,52 @@ impl CostStore {
             })
             .await?;
         let mut budgets: Vec<Budget> = Vec::new();
-        for (name, agent, fallback, period, limits, leased) in rows {
-            let same = budgets.pop_if(|budget| budget.name.as_ref() == Some(&name));
-            let mut budget = same.unwrap_or_else(|| Budget::for_agent(agent).named(name));
-            budget.fallback = fallback;
-            budget.leased = leased;
-            match period {
-                Period::Session => budget.session = Some(limits),
-                Period::Day => budget.day = Some(limits),
+        for mut next in rows {
+            match budgets.last_mut().filter(|last| last.name == next.name) {
+                Some(last) => last.limits.append(&mut next.limits),
+                None => budgets.push(next),
             }
-            budgets.push(budget);
         }
         Ok(budgets)
     }
 }
 
-type Part = (BudgetName, AgentId, Option<Price>, Period, Limits, Option<u8>);
-
-fn part(row: &PgRow) -> Result<Part, sqlx::Error> {
+/// One row: the budget with one of its periods.
+fn part(row: &PgRow) -> Result<Budget, sqlx::Error> {
     let input: Option<Usd> = row.try_get("fallback_input")?;
     let output: Option<Usd> = row.try_get("fallback_output")?;
     let limits = Limits {
         usd: row.try_get("usd_limit")?,
         tokens: limit(row.try_get("token_limit")?)?,
+        calls: limit(row.try_get("call_limit")?)?,
         seconds: seconds(row.try_get("seconds_limit")?)?,
     };
-    let leased: Option<i16> = row.try_get("leased_percent")?;
-    let fallback = input
-        .zip(output)
-        .map(|(input, output)| Price::per_million(input, output));
-    Ok((
-        parsed(row, "name")?,
-        parsed(row, "agent_id")?,
-        fallback,
-        period(row)?,
-        limits,
-        leased.and_then(|percent| u8::try_from(percent).ok()),
-    ))
+    let percent = |stored: i32| u8::try_from(stored).map_err(|_| malformed("a percentage"));
+    let warn_at: Vec<i32> = row.try_get("warn_at")?;
+    let leased: Option<i32> = row.try_get("lease_percent")?;
+    Ok(Budget {
+        subject: subject(row)?,
+        name: Some(parsed(row, "name")?),
+        limits: BTreeMap::from([(period(row)?, limits)]),
+        fallback: input
+            .zip(output)
+            .map(|(input, output)| Price::per_million(input, output)),
+        on_limit: on_limit(row)?,
+        warn_at: warn_at.into_iter().map(percent).collect::<Result<_, _>>()?,
+        leased: leased.map(percent).transpose()?,
+    })
+}
+
+fn subject(row: &PgRow) -> Result<Subject, sqlx::Error> {
+    Ok(Subject {
+        agent: named(row, "agent_id")?,
+        user: named(row, "user_id")?,
+        model: named(row, "model")?,
+    })
+}
+
+/// A name; the empty text stands for every one.
+fn named<K: IdKind>(row: &PgRow, column: &str) -> Result<Option<Id<K>>, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    (!text.is_empty()).then(|| parse(&text)).transpose()
 }

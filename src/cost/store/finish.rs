@@ -1,19 +1,16 @@
-//! The end of a reservation: what it is charged at instead of its ceiling.
+//! The end of reservations: what they are charged at instead of their ceilings, many in one statement.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::{CostStore, bound, largest, maybe, parse, parsed, window};
-use crate::cost::budget::{State, Window};
-use crate::ids::{AgentId, BudgetName, ModelName, ReservationId, SessionId, UserId};
+use super::{CostStore, bound, malformed, parse, window};
+use crate::cost::state::State;
+use crate::cost::window::Window;
+use crate::ids::{BudgetName, ModelName, ReservationId};
 use crate::money::Usd;
 use crate::store::{InStore as _, StoreError};
-use crate::time::Timestamp;
 use crate::usage::Usage;
-
-/// The most leases that one statement sweeps.
-const SWEPT_AT_ONCE: i64 = 500;
 
 /// What becomes of a reservation.
 #[derive(Clone, Debug)]
@@ -43,17 +40,6 @@ pub(in crate::cost) struct Finished {
     pub(in crate::cost) charged: Vec<Charged>,
 }
 
-/// Whose reservation it is, and for what.
-#[derive(Clone, Debug)]
-pub(in crate::cost) struct Stored {
-    pub(in crate::cost) agent: AgentId,
-    pub(in crate::cost) session: SessionId,
-    pub(in crate::cost) user: Option<UserId>,
-    pub(in crate::cost) model: Option<ModelName>,
-    pub(in crate::cost) provider: Option<String>,
-    pub(in crate::cost) reserved_at: Timestamp,
-}
-
 /// What one window is charged at, and was.
 #[derive(Clone, Debug)]
 pub(in crate::cost) struct Charged {
@@ -67,141 +53,207 @@ pub(in crate::cost) struct Charged {
     pub(in crate::cost) estimated: bool,
 }
 
-/// A reservation whose lease ran out.
-#[derive(Clone, Debug)]
-pub(in crate::cost) struct Swept {
-    pub(in crate::cost) id: ReservationId,
-    pub(in crate::cost) stored: Stored,
-    pub(in crate::cost) usd: Usd,
-    pub(in crate::cost) tokens: i64,
-}
-
-impl Swept {
-    /// Whether anything is charged for it.
-    pub(in crate::cost) fn is_owed(&self) -> bool {
-        self.usd > Usd::ZERO || self.tokens > 0
-    }
-}
-
 impl CostStore {
-    /// Ends the reservation, if it is in one of the states that `finish` says. `None`: there is none.
+    /// Ends reservations, those that are in one of the states that `finishes` say. No id may be in it
+    /// twice. `None`: there is no such reservation.
     //
-    // Safe under concurrency: the reservation's row is locked first, so that it is ended once; then
-    // its windows, in the order of their keys, as admissions lock them. The new values are computed
-    // from the locked rows. Safe to try again: an operation that ended it finds its own mark.
+    // Safe under concurrency: the reservations' rows are locked first, in the order of their ids, so
+    // that each is ended once; then all their windows, in the order of their keys, as admissions lock
+    // them. The new values are computed from the locked rows. Safe to try again: an operation that ended
+    // a reservation finds its own mark.
+    //
+    // What a call is charged to was decided when it was reserved: a window that has passed meanwhile is
+    // charged all the same; of a rolling one, the bucket in which the call began, while it is kept.
     #[expect(clippy::too_many_lines, reason = "one statement")]
     pub(in crate::cost) async fn try_finish(
         &self,
-        finish: &Finish,
-    ) -> Result<Option<Finished>, StoreError> {
-        let from: Vec<&str> = finish.from.iter().map(|state| state.as_str()).collect();
-        let from = &from;
-        let usage = finish.usage.as_ref();
-        let tokens = |of: fn(&Usage) -> u64| usage.map(|usage| bound(of(usage)));
+        finishes: &[&Finish],
+    ) -> Result<Vec<Option<Finished>>, StoreError> {
+        let ids: &Vec<_> = &finishes.iter().map(|f| f.id.as_uuid()).collect();
+        let by: &Vec<_> = &finishes.iter().map(|f| f.by).collect();
+        let to: &Vec<_> = &finishes.iter().map(|f| f.to.as_str()).collect();
+        let from = |state: State| -> Vec<bool> {
+            finishes.iter().map(|f| f.from.contains(&state)).collect()
+        };
+        let (held, unknown) = &(from(State::Held), from(State::Unknown));
+        let usd: &Vec<Option<Usd>> = &finishes.iter().map(|f| f.usd).collect();
+        let tokens = |of: fn(&Usage) -> u64| -> Vec<Option<i64>> {
+            let usages = finishes.iter().map(|finish| finish.usage.as_ref());
+            usages.map(|usage| usage.map(|u| bound(of(u)))).collect()
+        };
+        let total = &tokens(Usage::total_tokens);
+        let input = &tokens(|usage| usage.input_tokens);
+        let output = &tokens(|usage| usage.output_tokens);
+        let cached = &tokens(|usage| usage.cached_input_tokens);
+        let reasoning = &tokens(|usage| usage.reasoning_tokens);
+        let models: &Vec<Option<&str>> = &finishes
+            .iter()
+            .map(|finish| finish.model.as_ref().map(AsRef::as_ref))
+            .collect();
         let rows = self
             .store
             .run_idempotent("end a reservation", || async move {
                 sqlx::query(
-                    "WITH mine AS MATERIALIZED (
-                         SELECT r.state, r.ended_by, r.budgets, r.periods, r.window_keys,
-                                r.charged_usd, r.charged_tokens, r.fallback_input, r.fallback_output
-                           FROM portcullis.reservations r
-                          WHERE r.tenant_id = $1::text AND r.reservation_id = $2::uuid
-                            FOR NO KEY UPDATE
+                    "WITH jobs AS MATERIALIZED (
+                         SELECT j.ord, j.id, j.by, j.state, j.held, j.unknown, j.usd, j.tokens, j.input,
+                                j.output, j.cached, j.reasoning, j.model
+                           FROM unnest($3::uuid[], $4::uuid[], $5::text[], $6::boolean[], $7::boolean[],
+                                       $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+                                       $12::bigint[], $13::bigint[], $14::text[])
+                                WITH ORDINALITY AS j(id, by, state, held, unknown, usd, tokens, input,
+                                                     output, cached, reasoning, model, ord)
+                     ), mine AS MATERIALIZED (
+                         SELECT j.ord, r.reservation_id, r.state, r.ended_by, r.budgets, r.periods,
+                                r.window_keys, r.charged_usd, r.charged_tokens, r.fallback_input,
+                                r.fallback_output, r.reserved_at
+                           FROM jobs j
+                           JOIN portcullis.reservations r
+                             ON r.tenant_id = $1::text AND r.reservation_id = j.id
+                          ORDER BY r.reservation_id
+                            FOR NO KEY UPDATE OF r
                      ), due AS MATERIALIZED (
-                         SELECT c.ordinal, c.budget, c.period, c.window_key, c.was_usd,
-                                m.charged_tokens AS was_tokens,
-                                CASE $5::text
+                         SELECT m.ord, c.ordinal, c.budget, c.period, c.window_key, j.state, m.reserved_at,
+                                c.was_usd, m.charged_tokens AS was_tokens,
+                                CASE j.state
                                     WHEN 'released' THEN 0
+                                    WHEN 'refunded' THEN 0
                                     WHEN 'settled' THEN coalesce(p.usd, c.was_usd)
                                     ELSE greatest(c.was_usd, p.usd)
                                 END AS usd,
-                                CASE $5
+                                CASE j.state
                                     WHEN 'released' THEN 0
-                                    WHEN 'settled' THEN coalesce($8::bigint, m.charged_tokens)
-                                    ELSE greatest(m.charged_tokens, $8)
+                                    WHEN 'refunded' THEN 0
+                                    WHEN 'settled' THEN coalesce(j.tokens, m.charged_tokens)
+                                    ELSE greatest(m.charged_tokens, j.tokens)
                                 END AS tokens,
-                                $5 <> 'released' AND p.usd IS NULL AS estimated
+                                CASE WHEN j.state = 'released' THEN 0 ELSE 1 END AS calls,
+                                j.state NOT IN ('released', 'refunded') AND p.usd IS NULL AS estimated
                            FROM mine m
+                           JOIN jobs j ON j.ord = m.ord
                           CROSS JOIN LATERAL unnest(m.budgets, m.periods, m.window_keys, m.charged_usd,
                                                m.fallback_input, m.fallback_output)
                                 WITH ORDINALITY AS c(budget, period, window_key, was_usd,
                                                      fallback_input, fallback_output, ordinal)
                           CROSS JOIN LATERAL (
                               SELECT CASE
-                                  WHEN $7::bigint IS NOT NULL THEN $7
-                                  WHEN $9::bigint IS NOT NULL AND c.fallback_input IS NOT NULL THEN
+                                  WHEN j.usd IS NOT NULL THEN j.usd
+                                  WHEN j.input IS NOT NULL AND c.fallback_input IS NOT NULL THEN
                                       least(9223372036854775807,
-                                          div($9::numeric * c.fallback_input + 999999, 1000000)
-                                        + div($10::bigint::numeric * c.fallback_output + 999999,
+                                          div(j.input::numeric * c.fallback_input + 999999, 1000000)
+                                        + div(j.output::numeric * c.fallback_output + 999999,
                                               1000000))::bigint
                               END AS usd) p
-                          WHERE m.state = ANY($6::text[])
-                     ), locked AS MATERIALIZED (
-                         -- The sums stop where they could not be written any more.
-                         SELECT d.budget, d.period, d.window_key, h.usd AS held_usd,
-                                h.tokens AS held_tokens,
-                                least(d.usd, 9223372036854775807 - w.settled_usd - h.usd) AS usd,
-                                least(d.tokens, 9223372036854775807 - w.settled_tokens - h.tokens)
-                                    AS tokens,
-                                greatest(0, d.usd - d.was_usd) AS over_usd,
-                                greatest(0, d.tokens - d.was_tokens) AS over_tokens
+                          WHERE (m.state = 'held' AND j.held) OR (m.state = 'unknown' AND j.unknown)
+                     ), sums AS MATERIALIZED (
+                         SELECT d.budget, d.period, d.window_key,
+                                sum(d.was_usd) AS was_usd, sum(d.was_tokens) AS was_tokens,
+                                count(*) AS was_calls,
+                                coalesce(sum(d.usd) FILTER (WHERE d.state <> 'unknown'), 0) AS usd,
+                                coalesce(sum(d.usd) FILTER (WHERE d.state = 'unknown'), 0) AS still_usd,
+                                coalesce(sum(d.tokens) FILTER (WHERE d.state <> 'unknown'), 0) AS tokens,
+                                coalesce(sum(d.tokens) FILTER (WHERE d.state = 'unknown'), 0)
+                                    AS still_tokens,
+                                coalesce(sum(d.calls) FILTER (WHERE d.state <> 'unknown'), 0) AS calls,
+                                count(*) FILTER (WHERE d.state = 'unknown') AS still_calls,
+                                sum(greatest(0, d.usd - d.was_usd)) AS over_usd,
+                                sum(greatest(0, d.tokens - d.was_tokens)) AS over_tokens
                            FROM due d
+                          GROUP BY d.budget, d.period, d.window_key
+                     ), locked AS MATERIALIZED (
+                         SELECT w.budget, w.period, w.window_key, w.bucket_micros, w.bucket_at,
+                                w.bucket_usd, w.bucket_tokens, w.bucket_calls, s.usd, s.tokens, s.calls,
+                                s.over_usd, s.over_tokens,
+                                greatest(0, w.held_usd - s.was_usd) + s.still_usd AS held_usd,
+                                greatest(0, w.held_tokens - s.was_tokens) + s.still_tokens AS held_tokens,
+                                greatest(0, w.held_calls - s.was_calls) + s.still_calls AS held_calls
+                           FROM sums s
                            JOIN portcullis.budget_windows w
-                             ON w.tenant_id = $1 AND w.budget = d.budget AND w.period = d.period
-                            AND w.window_key = d.window_key
-                          CROSS JOIN LATERAL (
-                              SELECT greatest(0, w.held_usd - d.was_usd) AS usd,
-                                     greatest(0, w.held_tokens - d.was_tokens) AS tokens) h
+                             ON w.tenant_id = $1 AND w.budget = s.budget AND w.period = s.period
+                            AND w.window_key = s.window_key
                           ORDER BY w.budget, w.period, w.window_key
                             FOR NO KEY UPDATE OF w
+                     ), moved AS MATERIALIZED (
+                         SELECT d.budget, d.period, d.window_key, mod(b.bucket, 61) + 1 AS slot,
+                                sum(d.usd - d.was_usd) AS usd, sum(d.tokens - d.was_tokens) AS tokens,
+                                sum(d.calls - 1) AS calls
+                           FROM due d
+                           JOIN locked l ON l.budget = d.budget AND l.period = d.period
+                            AND l.window_key = d.window_key
+                          CROSS JOIN LATERAL (
+                              SELECT greatest(0, extract(epoch FROM d.reserved_at) * 1000000)::bigint
+                                     / l.bucket_micros AS bucket) b
+                          WHERE b.bucket BETWEEN l.bucket_at - 60 AND l.bucket_at
+                          GROUP BY d.budget, d.period, d.window_key, b.bucket
                      ), charged AS (
+                         -- The sums stop where they could not be written any more.
                          UPDATE portcullis.budget_windows w
-                            SET settled_usd = w.settled_usd
-                                    + CASE $5 WHEN 'unknown' THEN 0 ELSE c.usd END,
-                                held_usd = c.held_usd + CASE $5 WHEN 'unknown' THEN c.usd ELSE 0 END,
-                                settled_tokens = w.settled_tokens
-                                    + CASE $5 WHEN 'unknown' THEN 0 ELSE c.tokens END,
-                                held_tokens = c.held_tokens
-                                    + CASE $5 WHEN 'unknown' THEN c.tokens ELSE 0 END,
+                            SET held_usd = least(c.held_usd, 9223372036854775807 - w.settled_usd),
+                                settled_usd = w.settled_usd + least(c.usd, 9223372036854775807
+                                    - w.settled_usd
+                                    - least(c.held_usd, 9223372036854775807 - w.settled_usd)),
+                                held_tokens = least(c.held_tokens, 9223372036854775807
+                                    - w.settled_tokens),
+                                settled_tokens = w.settled_tokens + least(c.tokens, 9223372036854775807
+                                    - w.settled_tokens
+                                    - least(c.held_tokens, 9223372036854775807 - w.settled_tokens)),
+                                held_calls = c.held_calls,
+                                settled_calls = w.settled_calls + c.calls,
                                 overrun_usd = w.overrun_usd
                                     + least(c.over_usd, 9223372036854775807 - w.overrun_usd),
                                 overrun_tokens = w.overrun_tokens
-                                    + least(c.over_tokens, 9223372036854775807 - w.overrun_tokens)
+                                    + least(c.over_tokens, 9223372036854775807 - w.overrun_tokens),
+                                bucket_usd = n.usd, bucket_tokens = n.tokens, bucket_calls = n.calls
                            FROM locked c
+                           LEFT JOIN LATERAL (
+                               SELECT array_agg(least(9223372036854775807,
+                                          greatest(0, b.usd + coalesce(m.usd, 0)))::bigint
+                                          ORDER BY b.slot) AS usd,
+                                      array_agg(least(9223372036854775807,
+                                          greatest(0, b.tokens + coalesce(m.tokens, 0)))::bigint
+                                          ORDER BY b.slot) AS tokens,
+                                      array_agg(greatest(0, b.calls + coalesce(m.calls, 0))::bigint
+                                          ORDER BY b.slot) AS calls
+                                 FROM unnest(c.bucket_usd, c.bucket_tokens, c.bucket_calls)
+                                      WITH ORDINALITY AS b(usd, tokens, calls, slot)
+                                 LEFT JOIN moved m ON m.budget = c.budget AND m.period = c.period
+                                  AND m.window_key = c.window_key AND m.slot = b.slot
+                                WHERE c.bucket_micros IS NOT NULL) n ON true
                           WHERE w.tenant_id = $1 AND w.budget = c.budget AND w.period = c.period
                             AND w.window_key = c.window_key
                      ), ended AS (
                          UPDATE portcullis.reservations r
-                            SET state = $5, ended_at = coalesce($3::timestamptz, now()), ended_by = $4::uuid,
-                                charged_tokens = d.tokens, charged_usd = d.usd,
-                                input_tokens = $9, output_tokens = $10, cached_tokens = $11::bigint,
-                                reasoning_tokens = $12::bigint, model = coalesce($13::text, r.model)
-                           FROM (SELECT max(tokens) AS tokens,
-                                             array_agg(usd ORDER BY ordinal) AS usd
-                                        FROM due
-                                      HAVING count(*) > 0) d
-                          WHERE r.tenant_id = $1 AND r.reservation_id = $2
+                            SET state = j.state, ended_at = coalesce($2::timestamptz, now()),
+                                ended_by = j.by, charged_tokens = d.tokens, charged_usd = d.usd,
+                                input_tokens = j.input, output_tokens = j.output,
+                                cached_tokens = j.cached, reasoning_tokens = j.reasoning,
+                                model = coalesce(j.model, r.model)
+                           FROM (SELECT ord, max(tokens) AS tokens,
+                                        array_agg(usd ORDER BY ordinal) AS usd
+                                   FROM due
+                                  GROUP BY ord) d
+                           JOIN jobs j ON j.ord = d.ord
+                          WHERE r.tenant_id = $1 AND r.reservation_id = j.id
                      )
-                     SELECT m.state, m.ended_by, d.budget AS name, d.period, d.window_key,
+                     SELECT m.ord, m.state, m.ended_by, d.budget AS name, d.period, d.window_key,
                             d.was_usd, d.usd, d.was_tokens, d.tokens, d.estimated
                        FROM mine m
-                       LEFT JOIN due d ON true
-                      ORDER BY d.ordinal",
+                       LEFT JOIN due d ON d.ord = m.ord
+                      ORDER BY m.ord, d.ordinal",
                 )
                 .bind(self.tenant())
-                .bind(finish.id.as_uuid())
                 .bind(self.store.database_now())
-                .bind(finish.by)
-                .bind(finish.to.as_str())
-                .bind(from)
-                .bind(finish.usd)
-                .bind(tokens(Usage::total_tokens))
-                .bind(tokens(|usage| usage.input_tokens))
-                .bind(tokens(|usage| usage.output_tokens))
-                .bind(tokens(|usage| usage.cached_input_tokens))
-                .bind(tokens(|usage| usage.reasoning_tokens))
-                .bind(finish.model.as_ref().map(AsRef::<str>::as_ref))
+                .bind(ids)
+                .bind(by)
+                .bind(to)
+                .bind(held)
+                .bind(unknown)
+                .bind(usd)
+                .bind(total)
+                .bind(input)
+                .bind(output)
+                .bind(cached)
+                .bind(reasoning)
+                .bind(models)
                 .fetch_all_in(&self.store)
                 .await?
                 .iter()
@@ -209,9 +261,12 @@ impl CostStore {
                 .collect::<Result<Vec<_>, sqlx::Error>>()
             })
             .await?;
-        let mut finished: Option<Finished> = None;
-        for ((before, ended_by), charged) in rows {
-            let finished = finished.get_or_insert_with(|| Finished {
+        let mut finished: Vec<Option<Finished>> = vec![None; finishes.len()];
+        for ((at, before, ended_by), charged) in rows {
+            let (Some(slot), Some(finish)) = (finished.get_mut(at), finishes.get(at)) else {
+                continue;
+            };
+            let finished = slot.get_or_insert_with(|| Finished {
                 before,
                 done: charged.is_some() || ended_by == Some(finish.by),
                 charged: Vec::new(),
@@ -220,90 +275,14 @@ impl CostStore {
         }
         Ok(finished)
     }
-
-    /// Whose reservation it is, and for what.
-    pub(in crate::cost) async fn fetch_reservation(
-        &self,
-        id: ReservationId,
-    ) -> Result<Option<Stored>, StoreError> {
-        self.store
-            .run_idempotent("read a reservation", || async move {
-                sqlx::query(
-                    "SELECT agent_id, session_id, user_id, model, provider, reserved_at
-                       FROM portcullis.reservations
-                      WHERE tenant_id = $1 AND reservation_id = $2",
-                )
-                .bind(self.tenant())
-                .bind(id.as_uuid())
-                .fetch_optional_in(&self.store)
-                .await?
-                .map(|row| stored(&row))
-                .transpose()
-            })
-            .await
-    }
-
-    /// Marks reservations whose lease has run out as unknown; a few hundred at a time. They stay
-    /// charged, so no window changes.
-    //
-    // Safe under concurrency: each row is changed, and so reported, by the one sweeper that locked it
-    // while it was held; the others pass over it.
-    pub(in crate::cost) async fn try_sweep(&self, by: Uuid) -> Result<Vec<Swept>, StoreError> {
-        self.store
-            .run("sweep expired reservations", || async move {
-                sqlx::query(
-                    "WITH due AS MATERIALIZED (
-                         SELECT reservation_id
-                           FROM portcullis.reservations
-                          WHERE tenant_id = $1::text AND state = 'held'
-                            AND lease_until < coalesce($2::timestamptz, now())
-                          ORDER BY lease_until
-                          LIMIT $4
-                            FOR NO KEY UPDATE SKIP LOCKED
-                     )
-                     UPDATE portcullis.reservations r
-                        SET state = 'unknown', ended_at = coalesce($2, now()), ended_by = $3
-                       FROM due
-                      WHERE r.tenant_id = $1 AND r.reservation_id = due.reservation_id
-                     RETURNING r.reservation_id, r.agent_id, r.session_id, r.user_id, r.model,
-                               r.provider, r.reserved_at, r.charged_tokens, r.charged_usd",
-                )
-                .bind(self.tenant())
-                .bind(self.store.database_now())
-                .bind(by)
-                .bind(SWEPT_AT_ONCE)
-                .fetch_all_in(&self.store)
-                .await?
-                .iter()
-                .map(|row| {
-                    Ok(Swept {
-                        id: ReservationId::from_uuid(row.try_get("reservation_id")?),
-                        stored: stored(row)?,
-                        usd: largest(row.try_get::<Vec<Usd>, _>("charged_usd")?),
-                        tokens: row.try_get("charged_tokens")?,
-                    })
-                })
-                .collect()
-            })
-            .await
-    }
 }
 
-fn head(row: &PgRow) -> Result<(State, Option<Uuid>), sqlx::Error> {
+fn head(row: &PgRow) -> Result<(usize, State, Option<Uuid>), sqlx::Error> {
+    let at = usize::try_from(row.try_get::<i64, _>("ord")? - 1);
     let state: String = row.try_get("state")?;
-    let state = State::parse(&state).ok_or_else(|| super::malformed("a state"))?;
-    Ok((state, row.try_get("ended_by")?))
-}
-
-pub(in crate::cost) fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
-    Ok(Stored {
-        agent: parsed(row, "agent_id")?,
-        session: parsed(row, "session_id")?,
-        user: maybe(row, "user_id")?,
-        model: maybe(row, "model")?,
-        provider: row.try_get("provider")?,
-        reserved_at: row.try_get("reserved_at")?,
-    })
+    let state = State::parse(&state).ok_or_else(|| malformed("a state"))?;
+    let at = at.map_err(|_| malformed("an answer to no question"))?;
+    Ok((at, state, row.try_get("ended_by")?))
 }
 
 fn charged(row: &PgRow) -> Result<Option<Charged>, sqlx::Error> {

@@ -3,8 +3,12 @@
 //! Locks are always taken in one order, so that nothing can deadlock: a budget's rows, then a
 //! reservation's row, then windows in the order of their keys.
 
+mod admitted;
 mod budgets;
 mod finish;
+mod open;
+mod raise;
+mod reservations;
 mod reserve;
 mod snapshot;
 
@@ -15,13 +19,17 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-pub(super) use budgets::Registered;
-pub(super) use finish::{Charged, Finish, Finished, Stored, Swept, stored};
-pub(super) use reserve::{Admission, Demand, WindowState};
-pub(super) use snapshot::{CurrentWindow, SpentByModel};
+pub(super) use admitted::{Admission, Answers, Crossed, WindowState};
+pub(super) use budgets::{Overrun, Registered};
+pub(super) use finish::{Charged, Finish, Finished};
+pub(super) use raise::{Raised, Shortfall};
+pub(super) use reservations::{Stored, Swept, stored};
+pub(super) use reserve::{AT_ONCE, Demand, Terms, Whose};
+pub(super) use snapshot::{CurrentWindow, Raise, SpentByModel};
 
-use super::budget::{Period, Window};
-use crate::ids::SessionId;
+use super::window::{Period, Window};
+use crate::ids::Id;
+use crate::ids::IdKind;
 use crate::money::Usd;
 use crate::store::{Store, Subscription, Topic};
 use crate::time::Timestamp;
@@ -99,13 +107,14 @@ pub(super) fn period(row: &PgRow) -> Result<Period, sqlx::Error> {
 }
 
 fn window(row: &PgRow) -> Result<Window, sqlx::Error> {
-    let key: String = row.try_get("window_key")?;
-    match period(row)? {
-        Period::Session => Ok(Window::Session(parse::<SessionId>(&key)?)),
-        Period::Day => Timestamp::parse(&format!("{key}T00:00:00Z"))
-            .map(|start| Window::Day(start.utc_day()))
-            .map_err(|error| malformed(&error.to_string())),
-    }
+    period(row)?
+        .window(&row.try_get::<String, _>("window_key")?)
+        .ok_or_else(|| malformed("a window"))
+}
+
+/// A name, or the empty text that stands for every one.
+pub(super) fn or_any<K: IdKind>(name: Option<&Id<K>>) -> &str {
+    name.map_or("", Id::as_str)
 }
 
 /// A count that is never negative.

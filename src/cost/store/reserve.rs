@@ -1,27 +1,24 @@
-//! Admission: check and charge in one statement.
+//! Admission: check and charge the calls of many callers in one statement.
+
+use std::collections::HashMap;
 
 use sqlx::Row;
-use sqlx::postgres::PgRow;
 
-use super::{CostStore, bound, count, limit, parsed, seconds, window};
-use crate::cost::budget::Window;
-use crate::ids::{AgentId, BudgetName, ModelName, ReservationId, SessionId, UserId};
+use super::admitted::{Answers, answers};
+use super::{CostStore, bound, or_any};
+use crate::ids::{AgentId, ModelName, ReservationId, SessionId, UserId};
 use crate::money::Usd;
-use crate::store::{ExecuteIn as _, InStore as _, StoreError, StoreFault};
-use crate::time::Timestamp;
+use crate::store::{InStore as _, StoreError};
 
-const OPERATION: &str = "reserve from a budget";
-/// How often windows are opened again, when budgets are registered at the same time.
-const ATTEMPTS: u32 = 4;
+pub(super) const OPERATION: &str = "reserve from a budget";
+/// The most calls that one statement decides.
+pub(in crate::cost) const AT_ONCE: usize = 256;
 
 /// What is asked for. Numbers are checked at the door.
 #[derive(Clone, Debug)]
 pub(in crate::cost) struct Demand {
     pub(in crate::cost) id: ReservationId,
-    pub(in crate::cost) agent: AgentId,
-    pub(in crate::cost) session: SessionId,
-    pub(in crate::cost) user: Option<UserId>,
-    pub(in crate::cost) model: Option<ModelName>,
+    pub(in crate::cost) whose: Whose,
     pub(in crate::cost) provider: Option<String>,
     /// In and out together, for limits in tokens.
     pub(in crate::cost) tokens: u64,
@@ -31,260 +28,381 @@ pub(in crate::cost) struct Demand {
     pub(in crate::cost) output: u64,
     /// Tokens of either direction.
     pub(in crate::cost) either: u64,
+}
+
+/// Whose call it is: what decides to which limits it is charged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cost) struct Whose {
+    pub(in crate::cost) agent: AgentId,
+    pub(in crate::cost) session: SessionId,
+    pub(in crate::cost) user: Option<UserId>,
+    pub(in crate::cost) model: Option<ModelName>,
+    /// What the call is charged to elsewhere, from slices in memory: budgets with their periods,
+    /// `+` if they allow it; with commas between.
+    pub(in crate::cost) from_slices: String,
+}
+
+/// How a statement decides.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cost) struct Terms {
     pub(in crate::cost) lease_micros: i64,
     /// Charge it whatever the limits say: it has been spent already.
     pub(in crate::cost) spent_already: bool,
-    /// The budgets and periods that slices in memory are charged for instead.
-    pub(in crate::cost) from_slices: (Vec<String>, Vec<&'static str>),
 }
 
-/// The answer, with what it was decided from.
-#[derive(Clone, Debug)]
-pub(in crate::cost) struct Admission {
-    pub(in crate::cost) admitted: bool,
-    /// The limits that apply. Empty if an earlier attempt admitted it and its answer was lost.
-    pub(in crate::cost) windows: Vec<WindowState>,
+/// Everybody whose calls are in a batch, once each.
+#[derive(Default)]
+pub(super) struct Subjects<'d> {
+    numbers: HashMap<&'d Whose, i64>,
+    pub(super) agents: Vec<&'d str>,
+    pub(super) sessions: Vec<&'d str>,
+    pub(super) users: Vec<&'d str>,
+    pub(super) models: Vec<&'d str>,
+    pub(super) from_slices: Vec<&'d str>,
 }
 
-/// One limit that applies, as it stood under the lock.
-#[derive(Clone, Debug)]
-pub(in crate::cost) struct WindowState {
-    pub(in crate::cost) budget: BudgetName,
-    pub(in crate::cost) window: Window,
-    /// Whether processes take slices of it.
-    pub(in crate::cost) leased: bool,
-    /// Whether the window has been opened.
-    pub(in crate::cost) open: bool,
-    /// What the ceiling costs here; `None` if there is no price and one is needed.
-    pub(in crate::cost) asked_usd: Option<Usd>,
-    pub(in crate::cost) usd_limit: Option<Usd>,
-    pub(in crate::cost) token_limit: Option<u64>,
-    pub(in crate::cost) seconds_limit: Option<u32>,
-    /// Settled and held.
-    pub(in crate::cost) taken_usd: Usd,
-    pub(in crate::cost) taken_tokens: u64,
-    pub(in crate::cost) first_at: Option<Timestamp>,
-    /// The database's time.
-    pub(in crate::cost) at: Timestamp,
+impl<'d> Subjects<'d> {
+    pub(super) fn number(&mut self, whose: &'d Whose) -> i64 {
+        if let Some(known) = self.numbers.get(whose) {
+            return *known;
+        }
+        self.agents.push(whose.agent.as_str());
+        self.sessions.push(whose.session.as_str());
+        self.users.push(or_any(whose.user.as_ref()));
+        self.models.push(or_any(whose.model.as_ref()));
+        self.from_slices.push(&whose.from_slices);
+        let number = i64::try_from(self.agents.len()).unwrap_or(i64::MAX);
+        self.numbers.insert(whose, number);
+        number
+    }
 }
 
 impl CostStore {
-    /// Charges `demand` to every limit that applies, or to none.
+    /// Decides `demands`, in their order: each is charged to every limit that applies, or to none.
     ///
-    /// One statement; the first admission of a session or a day opens its windows before.
+    /// Every answer is the one that its caller would have got alone, had the calls come one after the
+    /// other; some may be left undecided, and are to be asked for again. The first is never left so,
+    /// unless a window of its has to be opened first.
+    //
+    // Safe under concurrency: `locked` holds the row lock of every window that applies, taken in the
+    // order of their keys, before anything is checked; a row that was changed while it was waited for
+    // is read again, limit included. A call is charged everywhere or nowhere; its reservation is
+    // inserted by the same statement. Nothing is locked for a call of which a window is missing.
+    //
+    // Exact for many: who does not fit alone is out (`alone`). Of the others, each is admitted if all
+    // before it and itself fit into each of its windows, admitted or not (`sums`): that never admits
+    // too much. Who is not admitted is judged again by the caller, from what the admitted ones before
+    // it left: it is refused only if that is too little, and asked for again otherwise.
     //
     // No transaction is begun: a caller that is cancelled or times out while the driver begins one
     // returns a connection to the pool in which it stays open, with all locks of the next user.
-    //
-    // Trying again after a lost connection is safe: the reservation's id is its primary key, so a
-    // second admission of the same one fails as a whole, and says that the first one succeeded.
-    pub(in crate::cost) async fn try_reserve(
-        &self,
-        demand: &Demand,
-    ) -> Result<Admission, StoreError> {
-        let work = || async move {
-            let first = self.reserve_once(demand).await?;
-            if first.windows.iter().all(|window| window.open) {
-                return Ok(first);
-            }
-            self.open_windows(demand).await?;
-            self.reserve_once(demand).await
-        };
-        for _ in 0..ATTEMPTS {
-            let answer = self.store.run_idempotent(OPERATION, work).await;
-            match answer {
-                Err(error) if error.sqlstate() == Some("23505") => {
-                    return Ok(Admission {
-                        admitted: true,
-                        windows: Vec::new(),
-                    });
-                }
-                Ok(answer) if answer.windows.iter().any(|window| !window.open) => {}
-                answer => return answer,
-            }
-        }
-        Err(StoreError::new(OPERATION, StoreFault::Aborted))
-    }
-
-    // Safe under concurrency: `locked` holds the row lock of every window that applies, taken in the
-    // order of their keys, before anything is checked; a row that was changed while it was waited for
-    // is read again, limit included. All are charged, or none; the reservation is inserted by the same
-    // statement. Nothing is locked while a window is missing, so that refusing to go on costs no commit.
     #[expect(clippy::too_many_lines, reason = "one statement")]
-    async fn reserve_once(&self, demand: &Demand) -> Result<Admission, sqlx::Error> {
+    pub(super) async fn reserve_once(
+        &self,
+        demands: &[&Demand],
+        terms: Terms,
+    ) -> Result<Answers, sqlx::Error> {
+        let mut subjects = Subjects::default();
+        let numbers: Vec<i64> = demands.iter().map(|d| subjects.number(&d.whose)).collect();
+        let ids: Vec<_> = demands.iter().map(|d| d.id.as_uuid()).collect();
+        let providers: Vec<Option<&str>> = demands.iter().map(|d| d.provider.as_deref()).collect();
+        let tokens: Vec<i64> = demands.iter().map(|d| bound(d.tokens)).collect();
+        let usd: Vec<Option<Usd>> = demands.iter().map(|d| d.usd).collect();
+        let input: Vec<i64> = demands.iter().map(|d| bound(d.input)).collect();
+        let output: Vec<i64> = demands.iter().map(|d| bound(d.output)).collect();
+        let either: Vec<i64> = demands.iter().map(|d| bound(d.either)).collect();
         let rows = sqlx::query(
-            "WITH applicable AS MATERIALIZED (
-                 SELECT b.name, b.period, k.window_key,
-                        EXISTS (SELECT
-                                  FROM portcullis.budget_windows w
-                                 WHERE w.tenant_id = $1 AND w.budget = b.name
-                                   AND w.period = b.period AND w.window_key = k.window_key) AS open,
-                        CASE WHEN $10::bigint IS NOT NULL THEN $10
-                             WHEN b.fallback_input IS NOT NULL THEN
-                                 least(9223372036854775807,
-                                     div($11::bigint::numeric * b.fallback_input + 999999, 1000000)
-                                   + div($12::bigint::numeric * b.fallback_output + 999999, 1000000)
-                                   + div($13::bigint::numeric
-                                         * greatest(b.fallback_input, b.fallback_output) + 999999,
-                                         1000000))::bigint
-                             WHEN $7::text IS NULL AND b.usd_limit IS NULL THEN 0
-                        END AS asked_usd, b.fallback_input, b.fallback_output,
-                        b.leased_percent IS NOT NULL AS leased
-                   FROM portcullis.budgets b
+            "WITH clock AS MATERIALIZED (
+                 SELECT c.at, c.at AT TIME ZONE 'UTC' AS utc,
+                        greatest(0, extract(epoch FROM c.at) * 1000000)::bigint AS micros
+                   FROM (SELECT coalesce($2::timestamptz, now()) AS at) c
+             ), subjects AS MATERIALIZED (
+                 SELECT s.subject, s.agent, s.session, s.usr, s.model,
+                        string_to_array(s.slices, ',') AS slices
+                   FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $17::text[])
+                        WITH ORDINALITY AS s(agent, session, usr, model, slices, subject)
+             ), requests AS MATERIALIZED (
+                 SELECT r.ord, r.subject, r.id, r.provider, r.tokens, r.usd, r.input, r.output, r.either
+                   FROM unnest($7::bigint[], $8::uuid[], $9::text[], $10::bigint[], $11::bigint[],
+                               $12::bigint[], $13::bigint[], $14::bigint[])
+                        WITH ORDINALITY
+                        AS r(subject, id, provider, tokens, usd, input, output, either, ord)
+             ), limits AS MATERIALIZED (
+                 SELECT s.subject, b.name, b.period, k.window_key, w.budget IS NOT NULL AS open,
+                        b.on_limit, b.warn_at, b.fallback_input, b.fallback_output,
+                        p.allows OR '+' = ANY(s.slices) AS allows,
+                        p.allows AND (s.model <> '' OR b.usd_limit IS NOT NULL) AS priced
+                   FROM subjects s
+                  CROSS JOIN clock c
+                   JOIN portcullis.budgets b
+                     ON b.tenant_id = $1::text AND b.agent_id = ANY(ARRAY[s.agent, ''])
+                    AND b.user_id = ANY(ARRAY[s.usr, '']) AND b.model = ANY(ARRAY[s.model, ''])
+                    AND NOT b.name || ' ' || b.period = ANY(s.slices)
                   CROSS JOIN LATERAL (
                       SELECT CASE b.period
-                                 WHEN 'session' THEN $3::text
-                                 ELSE to_char(coalesce($4::timestamptz, now()) AT TIME ZONE 'UTC',
-                                              'YYYY-MM-DD')
+                                 WHEN 'session' THEN s.session
+                                 WHEN 'day' THEN to_char(c.utc, 'YYYY-MM-DD')
+                                 WHEN 'month' THEN to_char(c.utc, 'YYYY-MM')
+                                 ELSE '-'
                              END COLLATE \"C\" AS window_key) k
-                  WHERE b.tenant_id = $1::text AND b.agent_id = $2::text
-                    AND (b.name, b.period) NOT IN (SELECT s.budget, s.period
-                                                     FROM unnest($16::text[], $17::text[]) s(budget, period))
+                  CROSS JOIN LATERAL (
+                      SELECT b.usd_limit IS NOT NULL OR b.token_limit IS NOT NULL
+                             OR (b.call_limit IS NULL AND b.seconds_limit IS NULL) AS allows) p
+                   LEFT JOIN portcullis.budget_windows w
+                     ON w.tenant_id = $1 AND w.budget = b.name AND w.period = b.period
+                    AND w.window_key = k.window_key
+             ), wanted AS MATERIALIZED (
+                 SELECT DISTINCT l.name, l.period, l.window_key
+                   FROM limits l
+                  WHERE NOT EXISTS (SELECT FROM limits m WHERE m.subject = l.subject AND NOT m.open)
              ), locked AS MATERIALIZED (
-                 SELECT a.name, a.period, a.window_key, a.asked_usd, a.fallback_input,
-                        a.fallback_output, w.usd_limit, w.token_limit, w.seconds_limit,
-                        w.settled_usd + w.held_usd AS taken_usd,
-                        w.settled_tokens + w.held_tokens AS taken_tokens, w.first_at
-                   FROM applicable a
+                 SELECT w.budget, w.period, w.window_key, w.usd_limit + w.raised_usd AS usd_limit,
+                        w.token_limit + w.raised_tokens AS token_limit,
+                        w.call_limit + w.raised_calls AS call_limit, w.seconds_limit,
+                        w.raised_usd, w.raised_tokens, w.raised_calls,
+                        w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls,
+                        w.held_calls, w.first_at, w.warned, w.bucket_micros, w.bucket_at,
+                        w.bucket_usd, w.bucket_tokens, w.bucket_calls
+                   FROM wanted a
                    JOIN portcullis.budget_windows w
                      ON w.tenant_id = $1 AND w.budget = a.name AND w.period = a.period
                     AND w.window_key = a.window_key
-                  WHERE NOT EXISTS (SELECT FROM applicable m WHERE NOT m.open)
                   ORDER BY w.budget, w.period, w.window_key
                     FOR NO KEY UPDATE OF w
-             ), verdict AS MATERIALIZED (
-                 SELECT count(*) > 0 AND ($15::boolean OR bool_and(
-                            l.asked_usd IS NOT NULL
-                        AND l.asked_usd <= coalesce(l.usd_limit, 9223372036854775807) - l.taken_usd
-                        AND $9::bigint <= coalesce(l.token_limit, 9223372036854775807) - l.taken_tokens
-                        AND (l.seconds_limit IS NULL OR l.first_at IS NULL
-                             OR coalesce($4, now()) < l.first_at + l.seconds_limit * interval '1 second')
-                        )) AS admitted
+             ), live AS MATERIALIZED (
+                 -- The buckets of a rolling window as they stand now: those that it left are empty.
+                 SELECT l.budget, l.period, l.window_key, l.usd_limit, l.token_limit, l.call_limit,
+                        l.raised_usd, l.raised_tokens, l.raised_calls, l.seconds_limit, l.first_at,
+                        l.warned, l.bucket_micros, g.head, g.ring_usd, g.ring_tokens, g.ring_calls,
+                        coalesce(g.usd, l.settled_usd + l.held_usd) AS taken_usd,
+                        coalesce(g.tokens, l.settled_tokens + l.held_tokens) AS taken_tokens,
+                        coalesce(g.calls, l.settled_calls + l.held_calls) AS taken_calls,
+                        mod(greatest(c.micros / l.bucket_micros, g.head - 60), 61)::integer + 1 AS slot
                    FROM locked l
+                  CROSS JOIN clock c
+                   LEFT JOIN LATERAL (
+                       SELECT h.head,
+                              least(sum(b.usd), 9223372036854775807)::bigint AS usd,
+                              least(sum(b.tokens), 9223372036854775807)::bigint AS tokens,
+                              least(sum(b.calls), 9223372036854775807)::bigint AS calls,
+                              array_agg(b.usd ORDER BY b.slot) AS ring_usd,
+                              array_agg(b.tokens ORDER BY b.slot) AS ring_tokens,
+                              array_agg(b.calls ORDER BY b.slot) AS ring_calls
+                         FROM (SELECT greatest(l.bucket_at, c.micros / l.bucket_micros) AS head) h
+                        CROSS JOIN LATERAL (
+                            SELECT s.slot, CASE WHEN f.live THEN s.usd ELSE 0 END AS usd,
+                                   CASE WHEN f.live THEN s.tokens ELSE 0 END AS tokens,
+                                   CASE WHEN f.live THEN s.calls ELSE 0 END AS calls
+                              FROM unnest(l.bucket_usd, l.bucket_tokens, l.bucket_calls)
+                                   WITH ORDINALITY AS s(usd, tokens, calls, slot)
+                             CROSS JOIN LATERAL (
+                                 SELECT h.head - mod(h.head - s.slot + 62, 61) <= l.bucket_at
+                                     AS live) f) b
+                        WHERE l.bucket_micros IS NOT NULL
+                        GROUP BY h.head) g ON true
+             ), asks AS MATERIALIZED (
+                 SELECT r.ord, l.name, l.period, l.window_key, l.allows, l.warn_at, r.tokens,
+                        l.fallback_input, l.fallback_output, p.usd IS NOT NULL OR $16::boolean AS priced,
+                        p.usd AS asked_usd, coalesce(p.usd, 0) AS usd,
+                        CASE WHEN e.enforced THEN coalesce(v.usd_limit, 9223372036854775807)
+                             ELSE 9223372036854775807 END - v.taken_usd AS usd_left,
+                        CASE WHEN e.enforced THEN coalesce(v.token_limit, 9223372036854775807)
+                             ELSE 9223372036854775807 END - v.taken_tokens AS tokens_left,
+                        CASE WHEN e.enforced THEN coalesce(v.call_limit, 9223372036854775807)
+                             ELSE 9223372036854775807 END - v.taken_calls AS calls_left,
+                        NOT e.enforced OR v.seconds_limit IS NULL OR v.first_at IS NULL
+                        OR c.at < v.first_at + v.seconds_limit * interval '1 second' AS in_time
+                   FROM requests r
+                   JOIN limits l ON l.subject = r.subject
+                   JOIN live v ON v.budget = l.name AND v.period = l.period
+                    AND v.window_key = l.window_key
+                  CROSS JOIN clock c
+                  CROSS JOIN LATERAL (SELECT l.on_limit <> 'warn' AND NOT $16 AS enforced) e
+                  CROSS JOIN LATERAL (
+                      SELECT CASE WHEN r.usd IS NOT NULL THEN r.usd
+                             WHEN l.fallback_input IS NOT NULL THEN
+                                 least(9223372036854775807,
+                                     div(r.input::numeric * l.fallback_input + 999999, 1000000)
+                                   + div(r.output::numeric * l.fallback_output + 999999, 1000000)
+                                   + div(r.either::numeric
+                                         * greatest(l.fallback_input, l.fallback_output) + 999999,
+                                         1000000))::bigint
+                             WHEN NOT l.priced THEN 0
+                        END AS usd) p
+             ), alone AS MATERIALIZED (
+                 SELECT a.ord
+                   FROM asks a
+                  GROUP BY a.ord
+                 HAVING bool_or(a.allows OR $16)
+                    AND bool_and(a.priced AND a.in_time AND a.usd <= a.usd_left
+                                 AND a.tokens <= a.tokens_left AND a.calls_left >= 1)
+             ), sums AS MATERIALIZED (
+                 SELECT a.ord, a.name, a.period, a.window_key, a.usd, a.tokens, a.warn_at,
+                        sum(a.usd) OVER upto <= a.usd_left AND sum(a.tokens) OVER upto <= a.tokens_left
+                        AND count(*) OVER upto <= a.calls_left AS fits
+                   FROM asks a
+                   JOIN alone o ON o.ord = a.ord
+                 WINDOW upto AS (PARTITION BY a.name, a.period, a.window_key
+                                     ORDER BY a.ord ROWS UNBOUNDED PRECEDING)
+             ), admitted AS MATERIALIZED (
+                 SELECT s.ord FROM sums s GROUP BY s.ord HAVING bool_and(s.fits)
+             ), totals AS MATERIALIZED (
+                 SELECT s.name, s.period, s.window_key, min(s.warn_at) AS warn_at,
+                        sum(s.usd)::bigint AS usd, sum(s.tokens)::bigint AS tokens, count(*) AS calls
+                   FROM sums s
+                   JOIN admitted d ON d.ord = s.ord
+                  GROUP BY s.name, s.period, s.window_key
              ), charged AS (
+                 -- Of a rolling window, what is held and settled since ever stops where it could not
+                 -- be written any more; of others, the limit came first.
                  UPDATE portcullis.budget_windows w
-                    SET held_usd = w.held_usd + coalesce(l.asked_usd, 0),
-                        held_tokens = w.held_tokens + $9,
-                        overrun_usd = CASE WHEN $15 THEN greatest(w.overrun_usd,
-                            l.taken_usd + coalesce(l.asked_usd, 0) - l.usd_limit) ELSE w.overrun_usd END,
-                        overrun_tokens = CASE WHEN $15 THEN greatest(w.overrun_tokens,
-                            l.taken_tokens + $9 - l.token_limit) ELSE w.overrun_tokens END,
-                        first_at = coalesce(w.first_at, coalesce($4, now()))
-                   FROM locked l CROSS JOIN verdict v
-                  WHERE v.admitted AND w.tenant_id = $1 AND w.budget = l.name
-                    AND w.period = l.period AND w.window_key = l.window_key
+                    SET held_usd = w.held_usd
+                            + least(t.usd, 9223372036854775807 - w.settled_usd - w.held_usd),
+                        held_tokens = w.held_tokens
+                            + least(t.tokens, 9223372036854775807 - w.settled_tokens - w.held_tokens),
+                        held_calls = w.held_calls + t.calls,
+                        overrun_usd = greatest(w.overrun_usd, v.taken_usd + t.usd - v.usd_limit),
+                        overrun_tokens = greatest(w.overrun_tokens,
+                            v.taken_tokens + t.tokens - v.token_limit),
+                        overrun_calls = greatest(w.overrun_calls,
+                            v.taken_calls + t.calls - v.call_limit),
+                        first_at = coalesce(w.first_at, c.at),
+                        warned = CASE WHEN v.bucket_micros IS NULL THEN greatest(w.warned, k.percent)
+                                      ELSE coalesce(k.percent, 0) END,
+                        bucket_at = v.head,
+                        bucket_usd = CASE WHEN v.bucket_micros IS NOT NULL THEN
+                            v.ring_usd[:v.slot - 1] || v.ring_usd[v.slot] + t.usd
+                            || v.ring_usd[v.slot + 1:] END,
+                        bucket_tokens = CASE WHEN v.bucket_micros IS NOT NULL THEN
+                            v.ring_tokens[:v.slot - 1] || v.ring_tokens[v.slot] + t.tokens
+                            || v.ring_tokens[v.slot + 1:] END,
+                        bucket_calls = CASE WHEN v.bucket_micros IS NOT NULL THEN
+                            v.ring_calls[:v.slot - 1] || v.ring_calls[v.slot] + t.calls
+                            || v.ring_calls[v.slot + 1:] END
+                   FROM totals t
+                   JOIN live v ON v.budget = t.name AND v.period = t.period
+                    AND v.window_key = t.window_key
+                  CROSS JOIN clock c
+                  CROSS JOIN LATERAL (
+                      SELECT max(p.percent) AS percent
+                        FROM unnest(t.warn_at) AS p(percent)
+                       WHERE (v.taken_usd::numeric + t.usd) * 100 >= p.percent * v.usd_limit::numeric
+                          OR (v.taken_tokens::numeric + t.tokens) * 100
+                             >= p.percent * v.token_limit::numeric
+                          OR (v.taken_calls::numeric + t.calls) * 100
+                             >= p.percent * v.call_limit::numeric) k
+                  WHERE w.tenant_id = $1 AND w.budget = t.name AND w.period = t.period
+                    AND w.window_key = t.window_key
+                 RETURNING t.name, t.period, t.window_key, t.warn_at, v.warned AS warned_before,
+                           w.warned, v.usd_limit, v.token_limit, v.call_limit,
+                           v.taken_usd + t.usd AS taken_usd, v.taken_tokens + t.tokens AS taken_tokens,
+                           v.taken_calls + t.calls AS taken_calls
              ), taken AS (
                  INSERT INTO portcullis.reservations (tenant_id, reservation_id, agent_id, session_id,
                         user_id, model, provider, state, reserved_at, lease_until, reserved_tokens,
                         charged_tokens, budgets, periods, window_keys, reserved_usd, charged_usd,
                         fallback_input, fallback_output)
-                 SELECT $1, $5::uuid, $2, $3, $6::text, $7, $8::text, 'held', coalesce($4, now()),
-                        coalesce($4, now()) + $14::bigint * interval '1 microsecond', $9, $9,
+                 SELECT $1, r.id, s.agent, s.session, nullif(s.usr, ''), nullif(s.model, ''), r.provider,
+                        'held', c.at, c.at + $15::bigint * interval '1 microsecond', r.tokens, r.tokens,
                         l.budgets, l.periods, l.window_keys, l.usd, l.usd, l.input, l.output
-                   FROM verdict v
-                  CROSS JOIN (SELECT array_agg(name) AS budgets, array_agg(period) AS periods,
-                                     array_agg(window_key) AS window_keys,
-                                     array_agg(coalesce(asked_usd, 0)) AS usd,
-                                     CASE WHEN count(fallback_input) > 0
-                                          THEN array_agg(fallback_input) END AS input,
-                                     CASE WHEN count(fallback_input) > 0
-                                          THEN array_agg(fallback_output) END AS output
-                                FROM locked) l
-                  WHERE v.admitted
+                   FROM admitted d
+                   JOIN requests r ON r.ord = d.ord
+                   JOIN subjects s ON s.subject = r.subject
+                   JOIN (SELECT a.ord, array_agg(a.name) AS budgets, array_agg(a.period) AS periods,
+                                array_agg(a.window_key) AS window_keys, array_agg(a.usd) AS usd,
+                                CASE WHEN count(a.fallback_input) > 0
+                                     THEN array_agg(a.fallback_input) END AS input,
+                                CASE WHEN count(a.fallback_input) > 0
+                                     THEN array_agg(a.fallback_output) END AS output
+                           FROM asks a
+                          GROUP BY a.ord) l ON l.ord = d.ord
+                  CROSS JOIN clock c
              )
-             SELECT a.name, a.period, a.window_key, a.open, a.leased, a.asked_usd, l.usd_limit, l.token_limit,
-                    l.seconds_limit, coalesce(l.taken_usd, 0) AS taken_usd,
-                    coalesce(l.taken_tokens, 0) AS taken_tokens, l.first_at, v.admitted,
-                    coalesce($4, now()) AS at
-               FROM applicable a
-              CROSS JOIN verdict v
-               LEFT JOIN locked l ON l.name = a.name AND l.period = a.period",
+             SELECT NULL::bigint AS ord, (SELECT array_agg(d.ord) FROM admitted d) AS admitted,
+                    NULL::text AS name, NULL::text AS period, NULL::text AS window_key,
+                    NULL::boolean AS open, NULL::boolean AS allows, NULL::text AS on_limit,
+                    NULL::bigint AS asked_usd, NULL::bigint AS usd_limit, NULL::bigint AS token_limit,
+                    NULL::bigint AS call_limit, NULL::bigint AS raised_usd, NULL::bigint AS raised_tokens,
+                    NULL::bigint AS raised_calls, NULL::integer AS seconds_limit,
+                    NULL::bigint AS taken_usd, NULL::bigint AS taken_tokens, NULL::bigint AS taken_calls,
+                    NULL::timestamptz AS first_at, NULL::bigint AS bucket_micros, NULL::bigint AS head,
+                    NULL::bigint[] AS ring_usd, NULL::bigint[] AS ring_tokens,
+                    NULL::bigint[] AS ring_calls, NULL::integer[] AS warn_at,
+                    NULL::integer AS warned_before, NULL::integer AS warned, c.at
+               FROM clock c
+             UNION ALL
+             SELECT NULL, NULL, x.name, x.period, x.window_key, NULL, NULL, NULL, NULL, x.usd_limit,
+                    x.token_limit, x.call_limit, NULL, NULL, NULL, NULL, x.taken_usd, x.taken_tokens, x.taken_calls, NULL,
+                    NULL, NULL, NULL, NULL, NULL, x.warn_at, x.warned_before, x.warned, NULL
+               FROM charged x
+              WHERE x.warned > x.warned_before
+             UNION ALL
+             SELECT r.ord, NULL, l.name, l.period, l.window_key, l.open, l.allows, l.on_limit,
+                    a.asked_usd, v.usd_limit, v.token_limit, v.call_limit, v.raised_usd, v.raised_tokens,
+                    v.raised_calls, v.seconds_limit,
+                    (coalesce(v.taken_usd, 0) + coalesce(b.usd, 0))::bigint,
+                    (coalesce(v.taken_tokens, 0) + coalesce(b.tokens, 0))::bigint,
+                    coalesce(v.taken_calls, 0) + b.calls, v.first_at, v.bucket_micros, v.head,
+                    v.ring_usd, v.ring_tokens, v.ring_calls, NULL, NULL, NULL, c.at
+               FROM requests r
+               JOIN limits l ON l.subject = r.subject
+              CROSS JOIN clock c
+               LEFT JOIN live v ON v.budget = l.name AND v.period = l.period
+                AND v.window_key = l.window_key
+               LEFT JOIN asks a ON a.ord = r.ord AND a.name = l.name AND a.period = l.period
+                AND a.window_key = l.window_key
+              CROSS JOIN LATERAL (
+                  SELECT sum(s.usd) AS usd, sum(s.tokens) AS tokens, count(*) AS calls
+                    FROM sums s
+                    JOIN admitted d ON d.ord = s.ord
+                   WHERE s.ord < r.ord AND s.name = l.name AND s.period = l.period
+                     AND s.window_key = l.window_key) b
+              WHERE NOT EXISTS (SELECT FROM admitted d WHERE d.ord = r.ord)",
         )
         .bind(self.tenant())
-        .bind(demand.agent.as_str())
-        .bind(demand.session.as_str())
         .bind(self.store.database_now())
-        .bind(demand.id.as_uuid())
-        .bind(demand.user.as_ref().map(AsRef::<str>::as_ref))
-        .bind(demand.model.as_ref().map(AsRef::<str>::as_ref))
-        .bind(demand.provider.as_deref())
-        .bind(bound(demand.tokens))
-        .bind(demand.usd)
-        .bind(bound(demand.input))
-        .bind(bound(demand.output))
-        .bind(bound(demand.either))
-        .bind(demand.lease_micros)
-        .bind(demand.spent_already)
-        .bind(&demand.from_slices.0)
-        .bind(&demand.from_slices.1)
+        .bind(&subjects.agents)
+        .bind(&subjects.sessions)
+        .bind(&subjects.users)
+        .bind(&subjects.models)
+        .bind(numbers)
+        .bind(ids)
+        .bind(providers)
+        .bind(tokens)
+        .bind(usd)
+        .bind(input)
+        .bind(output)
+        .bind(either)
+        .bind(terms.lease_micros)
+        .bind(terms.spent_already)
+        .bind(&subjects.from_slices)
         .fetch_all_in(&self.store)
         .await?;
-        let admitted = rows
-            .first()
-            .map(|row| row.try_get("admitted"))
-            .transpose()?;
-        Ok(Admission {
-            admitted: admitted.unwrap_or(false),
-            windows: rows.iter().map(state).collect::<Result<_, _>>()?,
-        })
+        answers(demands.len(), &rows)
     }
 
-    /// Opens the windows that slices are to be taken of.
-    pub(in crate::cost) async fn open_windows_of(&self, demand: &Demand) -> Result<(), StoreError> {
-        let work = || self.open_windows(demand);
-        self.store.run_idempotent(OPERATION, work).await
+    /// Which of `ids` have been reserved.
+    pub(super) async fn list_reserved(
+        &self,
+        ids: &[ReservationId],
+    ) -> Result<Vec<ReservationId>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
+        let ids = &ids;
+        self.store
+            .run_idempotent(OPERATION, || async move {
+                sqlx::query(
+                    "SELECT reservation_id
+                       FROM portcullis.reservations
+                      WHERE tenant_id = $1 AND reservation_id = ANY($2::uuid[])",
+                )
+                .bind(self.tenant())
+                .bind(ids)
+                .fetch_all_in(&self.store)
+                .await?
+                .iter()
+                .map(|row| Ok(ReservationId::from_uuid(row.try_get("reservation_id")?)))
+                .collect()
+            })
+            .await
     }
-
-    /// Opens the windows of the agent's limits that are not open.
-    //
-    // Safe under concurrency: the budget's rows are locked against a change of the limits that are
-    // copied; a window that another transaction is opening is waited for. Ordered, as all locks are.
-    // It does not wait for the disk: the reservation that follows does, and the log is written in
-    // order, so that a first call waits for no more commits than a later one.
-    async fn open_windows(&self, demand: &Demand) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "WITH unhurried AS MATERIALIZED (
-                 SELECT set_config('synchronous_commit', 'off', true)
-             )
-             INSERT INTO portcullis.budget_windows (tenant_id, budget, period, window_key, usd_limit,
-                    token_limit, seconds_limit, opened_at)
-             SELECT $1::text, b.name, b.period,
-                    CASE b.period
-                        WHEN 'session' THEN $3::text
-                        ELSE to_char(coalesce($4::timestamptz, now()) AT TIME ZONE 'UTC', 'YYYY-MM-DD')
-                    END, b.usd_limit, b.token_limit, b.seconds_limit, coalesce($4, now())
-               FROM (SELECT name, period, usd_limit, token_limit, seconds_limit
-                       FROM portcullis.budgets
-                      WHERE tenant_id = $1 AND agent_id = $2::text
-                      ORDER BY name, period
-                        FOR SHARE) b
-              CROSS JOIN unhurried
-              ORDER BY b.name, b.period
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(self.tenant())
-        .bind(demand.agent.as_str())
-        .bind(demand.session.as_str())
-        .bind(self.store.database_now())
-        .execute_in(&self.store)
-        .await
-        .map(drop)
-    }
-}
-
-fn state(row: &PgRow) -> Result<WindowState, sqlx::Error> {
-    Ok(WindowState {
-        budget: parsed(row, "name")?,
-        window: window(row)?,
-        leased: row.try_get("leased")?,
-        open: row.try_get("open")?,
-        asked_usd: row.try_get("asked_usd")?,
-        usd_limit: row.try_get("usd_limit")?,
-        token_limit: limit(row.try_get("token_limit")?)?,
-        seconds_limit: seconds(row.try_get("seconds_limit")?)?,
-        taken_usd: row.try_get("taken_usd")?,
-        taken_tokens: count(row, "taken_tokens")?,
-        first_at: row.try_get("first_at")?,
-        at: row.try_get("at")?,
-    })
 }

@@ -1,13 +1,14 @@
 //! Which limits apply to a caller, and which of them are leased; who has slices of a window.
 
 use sqlx::Row;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::call::Principal;
-use crate::cost::budget::Period;
-use crate::cost::store::{CostStore, parsed, period};
-use crate::ids::BudgetName;
+use crate::cost::lease::slice::Amounts;
+use crate::cost::window::Period;
+use crate::cost::store::{CostStore, or_any, parsed, period};
+use crate::ids::{BudgetName, ModelName};
 use crate::money::Usd;
 use crate::store::{InStore as _, StoreError, Topic};
 
@@ -18,6 +19,8 @@ pub(in crate::cost::lease) struct Applicable {
     pub(in crate::cost::lease) period: Period,
     pub(in crate::cost::lease) key: String,
     pub(in crate::cost::lease) leased: bool,
+    /// Whether it lets calls be made, or only restricts them.
+    pub(in crate::cost::lease) allows: bool,
     pub(in crate::cost::lease) usd_limited: bool,
     /// Nano-dollars for a million tokens in and out.
     pub(in crate::cost::lease) fallback: Option<(Usd, Usd)>,
@@ -28,26 +31,37 @@ impl CostStore {
     pub(in crate::cost::lease) async fn list_applicable(
         &self,
         who: &Principal,
+        model: Option<&ModelName>,
     ) -> Result<Vec<Applicable>, StoreError> {
         self.store()
             .run_idempotent("read which budgets are leased", || async move {
                 sqlx::query(
-                    "SELECT b.name, b.period,
+                    "WITH clock AS MATERIALIZED (
+                         SELECT coalesce($4::timestamptz, now()) AT TIME ZONE 'UTC' AS utc)
+                     SELECT b.name, b.period,
                             CASE b.period
                                 WHEN 'session' THEN $3::text
-                                ELSE to_char(coalesce($4::timestamptz, now()) AT TIME ZONE 'UTC',
-                                             'YYYY-MM-DD')
+                                WHEN 'day' THEN to_char(c.utc, 'YYYY-MM-DD')
+                                WHEN 'month' THEN to_char(c.utc, 'YYYY-MM')
+                                ELSE '-'
                             END AS window_key,
-                            b.leased_percent IS NOT NULL AS leased,
+                            b.lease_percent IS NOT NULL AND b.bucket_micros IS NULL
+                                AND b.on_limit <> 'warn' AS leased,
+                            b.usd_limit IS NOT NULL OR b.token_limit IS NOT NULL
+                                OR (b.call_limit IS NULL AND b.seconds_limit IS NULL) AS allows,
                             b.usd_limit IS NOT NULL AS usd_limited, b.fallback_input, b.fallback_output
                        FROM portcullis.budgets b
-                      WHERE b.tenant_id = $1 AND b.agent_id = $2
+                      CROSS JOIN clock c
+                      WHERE b.tenant_id = $1 AND b.agent_id = ANY(ARRAY[$2::text, ''])
+                        AND b.user_id = ANY(ARRAY[$5::text, '']) AND b.model = ANY(ARRAY[$6::text, ''])
                       ORDER BY b.name, b.period",
                 )
                 .bind(self.tenant())
                 .bind(who.agent_id().as_str())
                 .bind(who.session_id().as_str())
                 .bind(self.store().database_now())
+                .bind(or_any(who.user_id()))
+                .bind(or_any(model))
                 .fetch_all_in(self.store())
                 .await?
                 .iter()
@@ -57,29 +71,23 @@ impl CostStore {
             .await
     }
 
-    /// Says how much of `budget` processes take at a time, and tells those that have slices of it that
-    /// it has changed. Part of its registration: they hear of it when that is committed.
-    pub(in crate::cost) async fn lease_budget(
-        &self,
-        tx: &mut PgConnection,
-        budget: &BudgetName,
-        percent: Option<u8>,
-    ) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "WITH told AS MATERIALIZED (SELECT pg_notify('portcullis', $4::text) AS told)
-             UPDATE portcullis.budgets b
-                SET leased_percent = $3::smallint
-               FROM told
-              WHERE b.tenant_id = $1 AND b.name = $2",
-        )
-        .bind(self.tenant())
-        .bind(budget.as_str())
-        .bind(percent.map(i16::from))
-        .bind(Topic::Leases.payload(self.store().tenant(), budget.as_str()))
-        .persistent(false)
-        .execute(tx)
-        .await
-        .map(drop)
+    /// Whether a budget of the tenant is leased.
+    pub(in crate::cost) async fn any_leased(&self) -> Result<bool, StoreError> {
+        let row = self
+            .store()
+            .run_idempotent("read whether budgets are leased", || async move {
+                sqlx::query(
+                    "SELECT EXISTS (SELECT FROM portcullis.budgets b
+                                     WHERE b.tenant_id = $1 AND b.lease_percent IS NOT NULL) AS leased",
+                )
+                .bind(self.tenant())
+                .fetch_optional_in(self.store())
+                .await?
+                .map(|row| row.try_get("leased"))
+                .transpose()
+            })
+            .await?;
+        Ok(row.unwrap_or(false))
     }
 
     /// Asks the other holders for what is free of their slices of `budget`; says how much all have that
@@ -89,7 +97,7 @@ impl CostStore {
         budget: &BudgetName,
         holder: Uuid,
         tell: bool,
-    ) -> Result<[i64; 2], StoreError> {
+    ) -> Result<Amounts, StoreError> {
         let payload = &Topic::Leases.payload(self.store().tenant(), budget.as_str());
         let row = self
             .store()
@@ -98,13 +106,13 @@ impl CostStore {
                     "WITH out AS MATERIALIZED (
                          SELECT least(sum(l.taken_usd - l.spent_usd), 9223372036854775807)::bigint AS usd,
                                 least(sum(l.taken_tokens - l.spent_tokens), 9223372036854775807)::bigint
-                                    AS tokens
-                           FROM portcullis.budget_leases l
+        XX
                           WHERE l.tenant_id = $1 AND l.budget = $2 AND l.state = 'live'
                             AND l.holder <> $3
                      )
                      SELECT coalesce(o.usd, 0) AS usd, coalesce(o.tokens, 0) AS tokens,
-                            CASE WHEN $4::boolean AND (o.usd > 0 OR o.tokens > 0)
+                            coalesce(o.calls, 0) AS calls,
+                            CASE WHEN $4::boolean AND (o.usd > 0 OR o.tokens > 0 OR o.calls > 0)
                                  THEN pg_notify('portcullis', $5::text) IS NULL END AS told
                        FROM out o",
                 )
@@ -115,7 +123,7 @@ impl CostStore {
                 .bind(payload)
                 .fetch_optional_in(self.store())
                 .await?
-                .map(|row| Ok([row.try_get("usd")?, row.try_get("tokens")?]))
+                .map(|row| Ok([row.try_get("usd")?, row.try_get("tokens")?, row.try_get("calls")?]))
                 .transpose()
             })
             .await?;
@@ -130,6 +138,7 @@ fn applicable(row: &PgRow) -> Result<Applicable, sqlx::Error> {
         period: period(row)?,
         key: row.try_get("window_key")?,
         leased: row.try_get("leased")?,
+        allows: row.try_get("allows")?,
         usd_limited: row.try_get("usd_limited")?,
         fallback: input.zip(row.try_get("fallback_output")?),
     })

@@ -6,10 +6,10 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::cost::lease::hold::Of;
 use crate::cost::lease::slice::{Amounts, UNITS};
 use crate::cost::store::CostStore;
 use crate::call::Principal;
-use crate::ids::BudgetName;
 use crate::store::{ExecuteIn as _, InStore as _, StoreError, StoreFault};
 
 const OPERATION: &str = "renew a slice of a budget";
@@ -25,7 +25,6 @@ pub(in crate::cost::lease) struct Renewal {
     pub(in crate::cost::lease) spent: Amounts,
     /// The part of it beyond ceilings.
     pub(in crate::cost::lease) over: Amounts,
-    pub(in crate::cost::lease) calls: i64,
     /// What is given back.
     pub(in crate::cost::lease) back: Amounts,
     /// What is still free after that.
@@ -74,12 +73,11 @@ impl CostStore {
     pub(in crate::cost::lease) async fn open_lease(
         &self,
         lease: Uuid,
-        of: (&BudgetName, &str, &str),
+        of: &Of,
         holder: Uuid,
         who: &Principal,
         lasts: Duration,
     ) -> Result<(), StoreError> {
-        let (budget, period, key) = of;
         self.store()
             .run_idempotent(OPERATION, || async move {
                 sqlx::query(
@@ -92,9 +90,9 @@ impl CostStore {
                 )
                 .bind(self.tenant())
                 .bind(lease)
-                .bind(budget.as_str())
-                .bind(period)
-                .bind(key)
+                .bind(of.budget.as_str())
+                .bind(of.period.to_text())
+                .bind(of.key.as_str())
                 .bind(holder)
                 .bind(who.agent_id().as_str())
                 .bind(who.session_id().as_str())
@@ -136,21 +134,24 @@ impl CostStore {
     // finds its successor's epoch, and answers what it granted then.
     #[expect(clippy::too_many_lines, reason = "one statement")]
     async fn renew_once(&self, renewal: &Renewal) -> Result<Option<PgRow>, sqlx::Error> {
-        let [spent_usd, spent_tokens] = renewal.spent;
-        let [over_usd, over_tokens] = renewal.over;
-        let [back_usd, back_tokens] = renewal.back;
-        let [free_usd, free_tokens] = renewal.free;
+        let [spent_usd, spent_tokens, spent_calls] = renewal.spent;
+        let [over_usd, over_tokens, over_calls] = renewal.over;
+        let [back_usd, back_tokens, back_calls] = renewal.back;
+        let [free_usd, free_tokens, free_calls] = renewal.free;
         sqlx::query(
             "WITH mine AS MATERIALIZED (
-                 SELECT l.budget, l.period, l.window_key, l.taken_usd, l.taken_tokens, l.spent_usd,
-                        l.spent_tokens
+                 SELECT l.budget, l.period, l.window_key, l.taken_usd, l.taken_tokens, l.taken_calls,
+                        l.spent_usd, l.spent_tokens, l.spent_calls
                    FROM portcullis.budget_leases l
                   WHERE l.tenant_id = $1::text AND l.lease_id = $2::uuid AND l.epoch = $3::bigint
                     AND l.state = 'live'
                     FOR NO KEY UPDATE
              ), locked AS MATERIALIZED (
-                 SELECT w.usd_limit, w.token_limit, w.seconds_limit, w.first_at, w.settled_usd,
-                        w.held_usd, w.settled_tokens, w.held_tokens
+                 SELECT w.usd_limit + w.raised_usd AS usd_limit,
+                        w.token_limit + w.raised_tokens AS token_limit,
+                        w.call_limit + w.raised_calls AS call_limit, w.seconds_limit, w.first_at,
+                        w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls,
+                        w.held_calls
                    FROM mine m
                    JOIN portcullis.budget_windows w
                      ON w.tenant_id = $1 AND w.budget = m.budget AND w.period = m.period
@@ -158,84 +159,110 @@ impl CostStore {
                     FOR NO KEY UPDATE OF w
              ), told AS MATERIALIZED (
                  -- How the slice changes by what is told. A unit without a limit holds nothing.
-                 SELECT m.budget, m.period, m.window_key, w.usd_limit, w.token_limit,
-                        w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens,
-                        w.seconds_limit, coalesce(w.first_at, coalesce($4::timestamptz, now())) AS first_at,
-                        b.leased_percent AS percent,
+                 SELECT m.budget, m.period, m.window_key, w.usd_limit, w.token_limit, w.call_limit,
+                        w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls,
+                        w.held_calls, w.seconds_limit,
+                        coalesce(w.first_at, coalesce($4::timestamptz, now())) AS first_at,
+                        CASE WHEN b.on_limit <> 'warn' THEN b.lease_percent END AS percent,
                         CASE WHEN w.usd_limit IS NULL THEN $5::bigint
-                             ELSE greatest($7::bigint - $9::bigint, m.spent_usd + $5 - m.taken_usd)
+                             ELSE greatest($8::bigint - $11::bigint,
+                                           m.spent_usd + $5::bigint - m.taken_usd)
                         END AS more_usd,
                         CASE WHEN w.token_limit IS NULL THEN $6::bigint
-                             ELSE greatest($8::bigint - $10::bigint,
-                                           m.spent_tokens + $6 - m.taken_tokens)
-                        END AS more_tokens
+                             ELSE greatest($9::bigint - $12::bigint,
+                                           m.spent_tokens + $6::bigint - m.taken_tokens)
+                        END AS more_tokens,
+                        CASE WHEN w.call_limit IS NULL THEN $7::bigint
+                             ELSE greatest($10::bigint - $13::bigint,
+                                           m.spent_calls + $7::bigint - m.taken_calls)
+                        END AS more_calls
                    FROM mine m
                   CROSS JOIN locked w
                    LEFT JOIN portcullis.budgets b
                      ON b.tenant_id = $1 AND b.name = m.budget AND b.period = m.period
-             ), rooms AS MATERIALIZED (
-                 -- Each holder leaves three quarters of what is left to the others.
-                 SELECT t.budget, t.period, t.window_key, t.usd_limit, t.token_limit, t.settled_usd,
-                        t.held_usd, t.settled_tokens, t.held_tokens, t.seconds_limit, t.first_at,
-                        t.percent, t.more_usd, t.more_tokens,
-                        greatest(0, t.usd_limit - t.settled_usd - t.held_usd - t.more_usd) / 4 AS room_usd,
-                        greatest(0, t.token_limit - t.settled_tokens - t.held_tokens - t.more_tokens) / 4
-                            AS room_tokens,
-                        greatest(1, div(t.usd_limit::numeric * t.percent, 100))::bigint AS full_usd,
-                        greatest(1, div(t.token_limit::numeric * t.percent, 100))::bigint AS full_tokens
-                   FROM told t
              ), granted AS MATERIALIZED (
-                 SELECT r.budget, r.period, r.window_key, r.usd_limit, r.token_limit, r.settled_usd,
-                        r.held_usd, r.settled_tokens, r.held_tokens, r.seconds_limit, r.first_at,
-                        r.percent, r.more_usd, r.more_tokens, r.room_usd, r.room_tokens, r.full_usd,
-                        r.full_tokens,
-                        CASE WHEN $13::boolean AND r.percent IS NOT NULL AND r.usd_limit IS NOT NULL
-                             THEN greatest(0, least(r.full_usd - $11::bigint, r.room_usd)) ELSE 0
-                        END AS grant_usd,
-                        CASE WHEN $13 AND r.percent IS NOT NULL AND r.token_limit IS NOT NULL
-                             THEN greatest(0, least(r.full_tokens - $12::bigint, r.room_tokens)) ELSE 0
-                        END AS grant_tokens
-                   FROM rooms r
+                 -- Each holder leaves three quarters of what is left to the others.
+                 SELECT t.budget, t.period, t.window_key, t.usd_limit, t.token_limit, t.call_limit,
+                        t.settled_usd, t.held_usd, t.settled_tokens, t.held_tokens, t.settled_calls,
+                        t.held_calls, t.seconds_limit, t.first_at, t.percent, t.more_usd,
+                        t.more_tokens, t.more_calls, r.room_usd, r.room_tokens, r.room_calls,
+                        r.full_usd, r.full_tokens, r.full_calls,
+                        CASE WHEN $17::boolean THEN
+                            coalesce(greatest(0, least(r.full_usd - $14::bigint, r.room_usd)), 0)
+                            ELSE 0 END AS grant_usd,
+                        CASE WHEN $17::boolean THEN
+                            coalesce(greatest(0, least(r.full_tokens - $15::bigint, r.room_tokens)), 0)
+                            ELSE 0 END AS grant_tokens,
+                        CASE WHEN $17::boolean THEN
+                            coalesce(greatest(0, least(r.full_calls - $16::bigint, r.room_calls)), 0)
+                            ELSE 0 END AS grant_calls
+                   FROM told t
+                  CROSS JOIN LATERAL (
+                      SELECT
+                          greatest(0, t.usd_limit - t.settled_usd - t.held_usd - t.more_usd) / 4
+                              AS room_usd,
+                          CASE WHEN t.usd_limit IS NOT NULL AND t.percent IS NOT NULL THEN
+                              greatest(1, div(t.usd_limit::numeric * t.percent, 100))::bigint END AS full_usd,
+                          greatest(0, t.token_limit - t.settled_tokens - t.held_tokens - t.more_tokens) / 4
+                              AS room_tokens,
+                          CASE WHEN t.token_limit IS NOT NULL AND t.percent IS NOT NULL THEN
+                              greatest(1, div(t.token_limit::numeric * t.percent, 100))::bigint END AS full_tokens,
+                          greatest(0, t.call_limit - t.settled_calls - t.held_calls - t.more_calls) / 4
+                              AS room_calls,
+                          CASE WHEN t.call_limit IS NOT NULL AND t.percent IS NOT NULL THEN
+                              greatest(1, div(t.call_limit::numeric * t.percent, 100))::bigint END AS full_calls) r
              ), charged AS (
                  UPDATE portcullis.budget_windows w
-                    SET settled_usd = g.settled_usd + $5, settled_tokens = g.settled_tokens + $6,
+                    SET first_at = g.first_at,
+                        settled_usd = g.settled_usd + $5,
                         held_usd = g.held_usd + g.more_usd + g.grant_usd - $5,
-                        held_tokens = g.held_tokens + g.more_tokens + g.grant_tokens - $6,
                         overrun_usd = greatest(w.overrun_usd,
                             g.settled_usd + g.held_usd + g.more_usd - g.usd_limit),
+                        settled_tokens = g.settled_tokens + $6,
+                        held_tokens = g.held_tokens + g.more_tokens + g.grant_tokens - $6,
                         overrun_tokens = greatest(w.overrun_tokens,
                             g.settled_tokens + g.held_tokens + g.more_tokens - g.token_limit),
-                        first_at = g.first_at
+                        settled_calls = g.settled_calls + $7,
+                        held_calls = g.held_calls + g.more_calls + g.grant_calls - $7,
+                        overrun_calls = greatest(w.overrun_calls,
+                            g.settled_calls + g.held_calls + g.more_calls - g.call_limit)
                    FROM granted g
                   WHERE w.tenant_id = $1 AND w.budget = g.budget AND w.period = g.period
                     AND w.window_key = g.window_key
              ), renewed AS (
                  UPDATE portcullis.budget_leases l
-                    SET epoch = l.epoch + 1, calls = l.calls + $15::bigint,
+                    SET epoch = l.epoch + 1,
                         taken_usd = l.taken_usd + g.more_usd + g.grant_usd,
+                        spent_usd = l.spent_usd + $5, last_usd = g.grant_usd,
                         taken_tokens = l.taken_tokens + g.more_tokens + g.grant_tokens,
-                        spent_usd = l.spent_usd + $5, spent_tokens = l.spent_tokens + $6,
-                        last_usd = g.grant_usd, last_tokens = g.grant_tokens,
+                        spent_tokens = l.spent_tokens + $6, last_tokens = g.grant_tokens,
+                        taken_calls = l.taken_calls + g.more_calls + g.grant_calls,
+                        spent_calls = l.spent_calls + $7, last_calls = g.grant_calls,
                         reported_at = coalesce($4, now()),
-                        lease_until = coalesce($4, now()) + $16::bigint * interval '1 microsecond',
-                        state = CASE WHEN $14::boolean THEN 'returned' ELSE 'live' END,
-                        ended_at = CASE WHEN $14 THEN coalesce($4, now()) END
+                        lease_until = coalesce($4, now()) + $19::bigint * interval '1 microsecond',
+                        state = CASE WHEN $18::boolean THEN 'returned' ELSE 'live' END,
+                        ended_at = CASE WHEN $18 THEN coalesce($4, now()) END
                    FROM granted g
                   WHERE l.tenant_id = $1 AND l.lease_id = $2
              )
-             SELECT l.state, l.epoch, l.last_usd, l.last_tokens, g.grant_usd, g.grant_tokens,
-                    coalesce(g.full_usd, 0) AS full_usd, coalesce(g.full_tokens, 0) AS full_tokens,
-                    g.usd_limit IS NOT NULL AS limited_usd, g.token_limit IS NOT NULL AS limited_tokens,
-                    g.percent IS NOT NULL AS leased,
+             SELECT l.state, l.epoch, g.budget IS NOT NULL AS done, g.percent IS NOT NULL AS leased,
+                    coalesce(g.grant_usd, l.last_usd) AS grant_usd,
+                    coalesce(g.full_usd, 0) AS full_usd, g.usd_limit IS NOT NULL AS limited_usd,
+                    coalesce(g.grant_tokens, l.last_tokens) AS grant_tokens,
+                    coalesce(g.full_tokens, 0) AS full_tokens, g.token_limit IS NOT NULL AS limited_tokens,
+                    coalesce(g.grant_calls, l.last_calls) AS grant_calls,
+                    coalesce(g.full_calls, 0) AS full_calls, g.call_limit IS NOT NULL AS limited_calls,
                     coalesce(g.room_usd < g.full_usd, false)
-                        OR coalesce(g.room_tokens < g.full_tokens, false) AS near,
-                    g.budget IS NOT NULL AS done,
+                        OR coalesce(g.room_tokens < g.full_tokens, false)
+                        OR coalesce(g.room_calls < g.full_calls, false) AS near,
                     -- For how long: the lease, but not beyond the window's end.
                     trunc(1000000 * extract(epoch FROM least(
-                        $16 * interval '1 microsecond',
-                        CASE l.period WHEN 'day' THEN
-                            ((l.window_key::date + 1)::timestamp AT TIME ZONE 'UTC')
-                                - coalesce($4, now()) END,
+                        $19 * interval '1 microsecond',
+                        CASE l.period
+                            WHEN 'day' THEN (l.window_key::date + 1)::timestamp AT TIME ZONE 'UTC'
+                            WHEN 'month' THEN
+                                ((l.window_key || '-01')::date + interval '1 month') AT TIME ZONE 'UTC'
+                        END - coalesce($4, now()),
                         g.first_at + g.seconds_limit * interval '1 second' - coalesce($4, now())
                     )))::bigint AS lasts
                FROM portcullis.budget_leases l
@@ -248,15 +275,18 @@ impl CostStore {
         .bind(self.store().database_now())
         .bind(spent_usd)
         .bind(spent_tokens)
+        .bind(spent_calls)
         .bind(over_usd)
         .bind(over_tokens)
+        .bind(over_calls)
         .bind(back_usd)
         .bind(back_tokens)
+        .bind(back_calls)
         .bind(free_usd)
         .bind(free_tokens)
+        .bind(free_calls)
         .bind(renewal.want)
         .bind(renewal.close)
-        .bind(renewal.calls)
         .bind(micros(renewal.lasts))
         .fetch_optional_in(self.store())
         .await
@@ -265,24 +295,38 @@ impl CostStore {
 
 /// `None`: another session was writing it; look again.
 fn answer(row: &PgRow, epoch: i64) -> Result<Option<Answer>, sqlx::Error> {
+    let granted = [
+        row.try_get("grant_usd")?,
+        row.try_get("grant_tokens")?,
+        row.try_get("grant_calls")?,
+    ];
     if row.try_get("done")? {
         let lasts: i64 = row.try_get("lasts")?;
+        let news = News {
+            full: [
+                row.try_get("full_usd")?,
+                row.try_get("full_tokens")?,
+                row.try_get("full_calls")?,
+            ],
+            limited: [
+                row.try_get("limited_usd")?,
+                row.try_get("limited_tokens")?,
+                row.try_get("limited_calls")?,
+            ],
+            leased: row.try_get("leased")?,
+            near: row.try_get("near")?,
+            lasts: Duration::from_micros(u64::try_from(lasts).unwrap_or(0)),
+        };
         return Ok(Some(Answer::Renewed(Renewed {
-            granted: [row.try_get("grant_usd")?, row.try_get("grant_tokens")?],
-            news: Some(News {
-                full: [row.try_get("full_usd")?, row.try_get("full_tokens")?],
-                limited: [row.try_get("limited_usd")?, row.try_get("limited_tokens")?],
-                leased: row.try_get("leased")?,
-                near: row.try_get("near")?,
-                lasts: Duration::from_micros(u64::try_from(lasts).unwrap_or(0)),
-            }),
+            granted,
+            news: Some(news),
         })));
     }
     let (now, state): (i64, String) = (row.try_get("epoch")?, row.try_get("state")?);
     Ok(match state.as_str() {
         "lost" => Some(Answer::Lost),
         _ if now == epoch + 1 => Some(Answer::Renewed(Renewed {
-            granted: [row.try_get("last_usd")?, row.try_get("last_tokens")?],
+            granted,
             news: None,
         })),
         _ => None,

@@ -1,0 +1,95 @@
+//! Many callers, few statements: one task takes what is waiting and has it decided together.
+//!
+//! Nobody waits for company. A call that finds nobody at work is decided alone and at once; those that
+//! come while a statement is under way are the next one. A statement that takes long, because somebody
+//! else holds a window, does not hold up the others for longer than a moment.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::store::AT_ONCE;
+use crate::store::{StoreError, StoreFault};
+
+/// How long a statement may be under way before the next one is begun beside it.
+const STALLED: Duration = Duration::from_millis(25);
+/// The most statements at a time.
+const LANES: usize = 8;
+
+/// Somebody who waits for an answer.
+#[derive(Debug)]
+pub(super) struct Waiting<A, R> {
+    pub(super) ask: A,
+    answer: oneshot::Sender<Result<R, StoreError>>,
+}
+
+impl<A, R> Waiting<A, R> {
+    pub(super) fn answer(self, answer: Result<R, StoreError>) {
+        // Who does not wait any more has left word with the background.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// Where to wait.
+#[derive(Debug)]
+pub(super) struct Queue<A, R> {
+    operation: &'static str,
+    waiting: mpsc::UnboundedSender<Waiting<A, R>>,
+}
+
+pub(super) type Waiters<A, R> = mpsc::UnboundedReceiver<Waiting<A, R>>;
+
+impl<A, R> Queue<A, R> {
+    pub(super) fn new(operation: &'static str) -> (Self, Waiters<A, R>) {
+        let (waiting, waiters) = mpsc::unbounded_channel();
+        (Self { operation, waiting }, waiters)
+    }
+
+    /// Waits for the answer to `ask`, and no longer than `limit`.
+    pub(super) async fn ask(&self, ask: A, limit: Duration) -> Result<R, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        // Without anybody to ask, or dropped by it: the runtime is shutting down.
+        let gone = || StoreError::new(self.operation, StoreFault::Aborted);
+        self.waiting
+            .send(Waiting { ask, answer })
+            .map_err(|_| gone())?;
+        match tokio::time::timeout(limit, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(gone())),
+            Err(_) => Err(StoreError::timed_out(self.operation)),
+        }
+    }
+}
+
+/// Has `decide` answer what is waiting, until nobody can ask any more.
+pub(super) async fn work<A, R, F, Fut>(mut waiters: Waiters<A, R>, decide: F)
+where
+    F: Fn(Vec<Waiting<A, R>>) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let mut at_work = JoinSet::new();
+    let mut batch = Vec::new();
+    while waiters.recv_many(&mut batch, AT_ONCE).await > 0 {
+        // Those who have just been answered ask again in a moment, all of them.
+        tokio::task::yield_now().await;
+        while at_work.try_join_next().is_some() {}
+        while !at_work.is_empty() {
+            let room = at_work.len() < LANES;
+            tokio::select! {
+                _ = at_work.join_next() => break,
+                () = tokio::time::sleep(STALLED), if room => break,
+            }
+        }
+        while batch.len() < AT_ONCE
+            && let Ok(next) = waiters.try_recv()
+        {
+            batch.push(next);
+        }
+        // Nothing is taken for those who have gone.
+        batch.retain(|waiting| !waiting.answer.is_closed());
+        if !batch.is_empty() {
+            at_work.spawn(decide(std::mem::take(&mut batch)));
+        }
+    }
+    while at_work.join_next().await.is_some() {}
+}

@@ -87,7 +87,13 @@ async fn run() {
     let (mut ours, mut least) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let of = Arc::clone(&bare);
-        least.push(rate(move || { let of = Arc::clone(&of); async move { swap(&of) } }).await);
+        least.push(
+            rate(move || {
+                let of = Arc::clone(&of);
+                async move { swap(&of) }
+            })
+            .await,
+        );
         let of = (cost.clone(), who.clone());
         ours.push(
             rate(move || {

@@ -343,9 +343,9 @@ impl Cost {
         let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
         let mut answer = self.admit(&demand, who, &asked, at).await;
         if let Ok((_, Some(refused))) = &answer
-            && core.leases.is_on()
-            && let Some(CostError::Exceeded { budget, .. } | CostError::NeedsApproval { budget, .. }) =
-                engine::refusal(refused, asked.model.is_some(), held.tokens)
+            && let Some(
+                CostError::Exceeded { budget, .. } | CostError::NeedsApproval { budget, .. },
+            ) = engine::refusal(refused, asked.model.is_some(), held.tokens)
             && !refused.admitted
             && core.ask_back(&budget).await
         {

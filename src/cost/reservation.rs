@@ -319,7 +319,9 @@ impl Reservation {
         self.cost.core().after_slices().await?;
         match (by_statement, of_slices) {
             (Some(one), Some(other)) => Ok(one.or_more(&other)),
-            (one, other) => one.or(other).ok_or(CostError::NoReservation { id: self.id }),
+            (one, other) => one
+                .or(other)
+                .ok_or(CostError::NoReservation { id: self.id }),
         }
     }
 

@@ -39,7 +39,10 @@ async fn slices(core: &Core, by: Uuid) -> Result<u64, StoreError> {
         if swept.is_empty() {
             return Ok(total);
         }
-        for slice in swept.iter().filter(|slice| slice.usd > Usd::ZERO || slice.tokens > 0) {
+        for slice in swept
+            .iter()
+            .filter(|slice| slice.usd > Usd::ZERO || slice.tokens > 0)
+        {
             core.audit.log_detached(record::swept(slice));
             total += 1;
         }

@@ -1,9 +1,9 @@
 //! How the part of a call ends that was taken from slices.
 
 use super::part::{Cost, Part};
+use super::record;
 use super::return_all;
 use crate::cost::error::CostError;
-use super::record;
 use crate::cost::reservation::Settled;
 use crate::cost::settle::{Core, Ending};
 use crate::ids::{CallId, ReservationId};
@@ -21,7 +21,12 @@ pub(in crate::cost) struct Call<'r> {
 impl Core {
     /// Ends it, in memory. A governed call is on record by itself, and so is what went wrong; the
     /// others in sums, when the slice is reported.
-    pub(in crate::cost) fn end_part(&self, part: Part, call: &Call<'_>, ending: &Ending) -> Settled {
+    pub(in crate::cost) fn end_part(
+        &self,
+        part: Part,
+        call: &Call<'_>,
+        ending: &Ending,
+    ) -> Settled {
         let ceiling = call.ceiling;
         let spent = ending.spent();
         let cost = match &spent {
@@ -66,8 +71,7 @@ impl Core {
                 }
                 let model = spent.as_ref().and_then(|spent| spent.model.as_ref());
                 let model = model.or(ceiling.model.as_ref());
-                let events =
-                    record::ended(plan.who(), call.call, model, &settled, word);
+                let events = record::ended(plan.who(), call.call, model, &settled, word);
                 for event in events {
                     self.audit.log_detached(event);
                 }

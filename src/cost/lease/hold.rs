@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
+use super::record;
 use super::slice::{Amounts, ENDLESS, NOTHING, Slice, Spent, UNITS};
 use super::store::{Answer, News, Renewal};
 use crate::call::Principal;
-use crate::cost::window::Period;
-use super::record;
 use crate::cost::settle::Core;
+use crate::cost::window::Period;
 use crate::ids::BudgetName;
 use crate::store::StoreError;
 
@@ -288,7 +288,8 @@ impl Hold {
         };
         books.granted = plus(books.granted, renewed.granted);
         if renewal.spent != NOTHING {
-            core.audit.log_detached(record::spent_of_slice(self, &renewal));
+            core.audit
+                .log_detached(record::spent_of_slice(self, &renewal));
         }
         if renewal.close {
             self.kill();
@@ -337,7 +338,8 @@ impl Hold {
         let micros = i64::try_from(lasts.as_micros()).unwrap_or(i64::MAX);
         self.until_wall
             .store(wall.saturating_add(micros), Ordering::Release);
-        self.until.store(mono.saturating_add(nanos(lasts)), Ordering::Release);
+        self.until
+            .store(mono.saturating_add(nanos(lasts)), Ordering::Release);
     }
 }
 
@@ -361,8 +363,7 @@ impl Books {
     pub(super) fn unreported(&mut self, slice: &Slice) -> Option<Amounts> {
         self.granted = minus(self.granted, slice.drain());
         let spent = slice.spent();
-        (rest(self.granted, &spent) == NOTHING)
-            .then(|| minus(spent.settled, self.reported.settled))
+        (rest(self.granted, &spent) == NOTHING).then(|| minus(spent.settled, self.reported.settled))
     }
 
     /// Whether there is something to tell, or the lease should be renewed.

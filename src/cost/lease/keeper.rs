@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::DRY;
 use super::hold::{Hold, Outcome, Wish, nanos};
+use super::{ASKED, DRY};
 use crate::cost::error::CostError;
 use crate::cost::reservation::{Held, Spent};
 use crate::cost::settle::{Core, Ending, Job};
@@ -43,12 +43,19 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
                 }
                 None
             }
-            Some(Wake::Key(budget)) => Some(Asked::For(budget)),
-            Some(Wake::Anything) => Some(Asked::Perhaps),
+            // The budget is as it was; somebody needs more of it.
+            Some(Wake::Key(key)) if key.starts_with(ASKED) => {
+                Some(Asked::For(key.trim_start_matches(ASKED)))
+            }
+            Some(Wake::Key(budget)) => {
+                core.leases.forget_plans();
+                Some(Asked::For(budget))
+            }
+            Some(Wake::Anything) => {
+                core.leases.forget_plans();
+                Some(Asked::Perhaps)
+            }
         };
-        if asked.is_some() {
-            core.leases.forget_plans();
-        }
         see_to_all(&core, asked.as_ref(), matches!(wake, Some(Wake::Poll))).await;
     }
 }
@@ -105,7 +112,11 @@ async fn see_to_all(core: &Arc<Core>, asked: Option<&Asked<'_>>, tick: bool) {
     let dead = |hold: &Arc<Hold>| hold.is_dead();
     let mut moved: Vec<_> = {
         let mut current = core.leases.current();
-        let dead: Vec<_> = current.values().filter(|hold| dead(hold)).cloned().collect();
+        let dead: Vec<_> = current
+            .values()
+            .filter(|hold| dead(hold))
+            .cloned()
+            .collect();
         current.retain(|_, hold| !hold.is_dead());
         dead
     };
@@ -146,7 +157,11 @@ async fn renew(core: &Core, hold: &Hold, back: Back) -> Result<(), CostError> {
         want: short && !hold.is_dry(mono),
         give_back: back == Back::Yes || idle,
     };
-    if wish.want || wish.give_back || back == Back::Perhaps || books.is_due(&hold.slice, mono, settings.lease) {
+    if wish.want
+        || wish.give_back
+        || back == Back::Perhaps
+        || books.is_due(&hold.slice, mono, settings.lease)
+    {
         let outcome = hold.exchange(core, &mut books, wish).await?;
         let near = outcome == Outcome::Held { near: true };
         if back == Back::Perhaps && near {
@@ -200,7 +215,10 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
     };
     let usage = Usage::tokens(tokens.unsigned_abs(), 0);
     let spent = Spent::tokens(usage).billed(Usd::nanos(usd.max(0)));
-    match core.perform(&Job::again(held, Ending::Settle(spent), Uuid::now_v7())).await {
+    match core
+        .perform(&Job::again(held, Ending::Settle(spent), Uuid::now_v7()))
+        .await
+    {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
         Err(error) => {
@@ -225,7 +243,12 @@ pub(in crate::cost) async fn return_all(core: &Core) {
         core.leases.current().values().cloned().chain(old).collect()
     };
     for hold in holds {
-        if let Err(error) = core.give_back(&hold).await {
+        let given = match core.give_back(&hold).await {
+            // It had run out before: what was spent of it is put on record.
+            Ok(()) if hold.is_dead() => bury(core, &hold).await.map(drop),
+            given => given.map_err(CostError::from),
+        };
+        if let Err(error) = given {
             tracing::error!(budget = %hold.of.budget, %error, "a slice could not be given back; it stays charged until its lease runs out");
         }
     }

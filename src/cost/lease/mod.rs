@@ -48,6 +48,8 @@ use crate::ids::ModelName;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
+/// Before the name of a budget whose slices are asked back; no name begins with it.
+const ASKED: char = '?';
 /// For how long nothing is taken of a budget whose limit is near, or whose slices are asked back.
 const DRY: Duration = Duration::from_millis(500);
 

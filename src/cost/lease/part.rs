@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::Asked;
+use super::hold::Hold;
 use super::plan::{MOST_SHARES, Plan, Share, of_split};
 use super::slice::{Amounts, MOST, NOTHING};
-use super::hold::Hold;
-use super::Asked;
 use crate::money::Usd;
 use crate::time::Timestamp;
 use crate::usage::Usage;
@@ -101,7 +101,13 @@ impl Part {
         let allows = self.served().any(|(share, _)| share.allows);
         let mut names: Vec<_> = self
             .served()
-            .map(|(share, _)| format!("{} {}", share.hold.of.budget, share.hold.of.period.to_text()))
+            .map(|(share, _)| {
+                format!(
+                    "{} {}",
+                    share.hold.of.budget,
+                    share.hold.of.period.to_text()
+                )
+            })
             .collect();
         names.extend(allows.then(|| "+".to_owned()));
         names.join(",")
@@ -131,7 +137,8 @@ impl Part {
             charge.usd = charge.usd.max(Usd::nanos(usd));
             charge.tokens = charge.tokens.max(tokens.unsigned_abs());
             charge.over_usd = charge.over_usd.max(Usd::nanos((usd - asked_usd).max(0)));
-            charge.over_tokens = (charge.over_tokens).max((tokens - asked_tokens).max(0).unsigned_abs());
+            charge.over_tokens =
+                (charge.over_tokens).max((tokens - asked_tokens).max(0).unsigned_abs());
         }
         self.forget();
         charge

@@ -59,7 +59,9 @@ impl Share {
                 let split = &asked.split;
                 of_split(&price, split.input, split.output, split.either)?
             }
-            (None, None) if !self.allows || (asked.model.is_none() && !self.usd_limited) => Usd::ZERO,
+            (None, None) if !self.allows || (asked.model.is_none() && !self.usd_limited) => {
+                Usd::ZERO
+            }
             (None, None) => return None,
         };
         let tokens = i64::try_from(asked.tokens).ok()?;
@@ -71,10 +73,16 @@ impl Share {
 /// Tokens at a fallback price, as the admitting statement prices them.
 pub(super) fn of_split(price: &Price, input: u64, output: u64, either: u64) -> Option<Usd> {
     let dearest = price.input.max(price.output);
-    let parts = [(price.input, input), (price.output, output), (dearest, either)];
-    parts.into_iter().try_fold(Usd::ZERO, |sum, (price, tokens)| {
-        sum.checked_add(price.per_million(tokens)?)
-    })
+    let parts = [
+        (price.input, input),
+        (price.output, output),
+        (dearest, either),
+    ];
+    parts
+        .into_iter()
+        .try_fold(Usd::ZERO, |sum, (price, tokens)| {
+            sum.checked_add(price.per_million(tokens)?)
+        })
 }
 
 /// The plans of all callers.
@@ -126,15 +134,16 @@ impl Plans {
         let hash = self.hash(who, model);
         let plans = self.shard(hash)?.load();
         let plan = plans.get(&hash)?;
-        let same = plan.generation == generation
-            && plan.model.as_ref() == model
-            && plan.who == *who;
+        let same =
+            plan.generation == generation && plan.model.as_ref() == model && plan.who == *who;
         same.then(|| Arc::clone(plan))
     }
 
     pub(super) fn keep(&self, plan: &Arc<Plan>) {
         let hash = self.hash(&plan.who, plan.model.as_ref());
-        let Some(shard) = self.shard(hash) else { return };
+        let Some(shard) = self.shard(hash) else {
+            return;
+        };
         shard.rcu(|plans| {
             let mut plans = if plans.len() < MOST_PLANS {
                 HashMap::clone(plans)

@@ -26,12 +26,17 @@ pub(super) fn spent_of_slice(hold: &Hold, renewal: &Renewal) -> AuditEvent {
 /// A call that was charged to slices is of unknown outcome.
 pub(super) fn left(left: &Left) -> AuditEvent {
     let [usd, tokens, _] = left.charged;
-    of(&left.who, Kind::CostRecorded, left.call, left.model.as_ref())
-        .decision("unknown")
-        .with("reservation", left.id.to_string())
-        .with("usd", Usd::nanos(usd).to_string())
-        .with("tokens", tokens.to_string())
-        .with("from_slices", true)
+    of(
+        &left.who,
+        Kind::CostRecorded,
+        left.call,
+        left.model.as_ref(),
+    )
+    .decision("unknown")
+    .with("reservation", left.id.to_string())
+    .with("usd", Usd::nanos(usd).to_string())
+    .with("tokens", tokens.to_string())
+    .with("from_slices", true)
 }
 
 /// A call that was charged to slices ended; if it cost more than its ceiling, that too.
@@ -64,12 +69,7 @@ pub(super) fn ended(
     events
 }
 
-fn of(
-    who: &Principal,
-    kind: Kind,
-    call: Option<CallId>,
-    model: Option<&ModelName>,
-) -> AuditEvent {
+fn of(who: &Principal, kind: Kind, call: Option<CallId>, model: Option<&ModelName>) -> AuditEvent {
     let mut event = AuditEvent::system(Some(who), kind);
     if let Some(call) = call {
         event = event.with("call_id", call.to_string());

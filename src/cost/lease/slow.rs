@@ -10,10 +10,10 @@ use super::plan::{MOST_SHARES, Plan, Share};
 use super::slice::{Amounts, NOTHING};
 use super::store::Applicable;
 use super::{Asked, DRY};
+use crate::call::Principal;
 use crate::cost::price::Price;
 use crate::cost::settle::Core;
 use crate::cost::store::Demand;
-use crate::call::Principal;
 use crate::ids::BudgetName;
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -48,7 +48,9 @@ impl Core {
         }
         let mut part = self.leases.take_from(plan, call.asked, call.at);
         for share in 0..MOST_SHARES {
-            let Some(hold) = part.hold(share).cloned() else { break };
+            let Some(hold) = part.hold(share).cloned() else {
+                break;
+            };
             if part.has(share) {
                 continue;
             }
@@ -125,7 +127,8 @@ impl Core {
         while waited < PATIENCE {
             tokio::time::sleep(LOOK_EVERY).await;
             waited += LOOK_EVERY;
-            match ask(false).await {
+            // Told again: who has just begun to listen has not heard the first time.
+            match ask(waited.as_millis() % 100 == 0).await {
                 Ok(now) if now.iter().zip(&out).any(|(now, before)| now < before) => return true,
                 Ok(_) => {}
                 Err(_) => return false,
@@ -154,8 +157,12 @@ impl Core {
     async fn plan(&self, call: Slow<'_>) -> Result<Arc<Plan>, StoreError> {
         let fresh = |plan: &Arc<Plan>| plan.shares.iter().all(|share| !share.hold.is_dead());
         let find = || {
-            let plan = self.leases.plans.find(call.who, call.asked.model, self.leases.generation());
-            plan.filter(fresh).filter(|plan| !self.is_past(plan, call.at))
+            let plan = self
+                .leases
+                .plans
+                .find(call.who, call.asked.model, self.leases.generation());
+            plan.filter(fresh)
+                .filter(|plan| !self.is_past(plan, call.at))
         };
         if let Some(plan) = find() {
             return Ok(plan);
@@ -166,14 +173,18 @@ impl Core {
         }
         // Before it is read: what changes while it is read makes it old at once.
         let generation = self.leases.generation();
-        let limits = self.store.list_applicable(call.who, call.asked.model).await?;
+        let limits = self
+            .store
+            .list_applicable(call.who, call.asked.model)
+            .await?;
         if limits.iter().any(|limit| limit.leased) {
             self.store.open_windows(&[call.demand]).await?;
         }
         // What allows nothing is left to the statement, which says so.
         let allowed = limits.iter().any(|limit| limit.allows);
-        let (leased, others): (Vec<_>, Vec<_>) =
-            limits.into_iter().partition(|limit| allowed && limit.leased);
+        let (leased, others): (Vec<_>, Vec<_>) = limits
+            .into_iter()
+            .partition(|limit| allowed && limit.leased);
         let plan = Arc::new(Plan {
             who: call.who.clone(),
             model: call.asked.model.cloned(),

@@ -97,12 +97,19 @@ fn callers_on_many_threads_never_take_more_than_is_granted() {
                 let mut roll = 0x9E37_79B9_7F4A_7C15_u64 + thread as u64;
                 for _ in 0..200_000 {
                     roll = roll.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let asked = [1 + (roll >> 40) as i64 % 9_000, (roll >> 20) as i64 % 5_000, 1];
+                    let asked = [
+                        1 + (roll >> 40) as i64 % 9_000,
+                        (roll >> 20) as i64 % 5_000,
+                        1,
+                    ];
                     if !slice.take(&asked) {
                         continue;
                     }
                     for ((reserved, asked), granted) in
-                        reserved.iter().zip(asked).zip([GRANTED, GRANTED / 2, GRANTED])
+                        reserved
+                            .iter()
+                            .zip(asked)
+                            .zip([GRANTED, GRANTED / 2, GRANTED])
                     {
                         let now = reserved.fetch_add(asked, Ordering::SeqCst) + asked;
                         assert!(now <= granted, "{now} of {granted} are reserved");

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
+use super::Leases;
 use super::hold::Hold;
 use super::part::{Cost, Part};
+use super::record;
 use super::slice::{Amounts, NOTHING};
 use super::store::Moved;
-use super::Leases;
 use crate::call::Principal;
-use super::record;
 use crate::cost::settle::Core;
 use crate::ids::{CallId, ModelName, ReservationId};
 use crate::store::StoreError;
@@ -130,11 +130,7 @@ impl Core {
             }
             let [usd, ..] = taken.charged;
             if let Some(lease) = books.lease() {
-                moved.push(Moved {
-                    lease,
-                    usd,
-                    own,
-                });
+                moved.push(Moved { lease, usd, own });
             }
         }
         let [_, tokens, _] = left.charged;

@@ -5,9 +5,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::call::Principal;
+use crate::cost::lease::ASKED;
 use crate::cost::lease::slice::Amounts;
-use crate::cost::window::Period;
 use crate::cost::store::{CostStore, or_any, parsed, period};
+use crate::cost::window::Period;
 use crate::ids::{BudgetName, ModelName};
 use crate::money::Usd;
 use crate::store::{InStore as _, StoreError, Topic};
@@ -98,7 +99,7 @@ impl CostStore {
         holder: Uuid,
         tell: bool,
     ) -> Result<Amounts, StoreError> {
-        let payload = &Topic::Leases.payload(self.store().tenant(), budget.as_str());
+        let payload = &Topic::Leases.payload(self.store().tenant(), &format!("{ASKED}{budget}"));
         let row = self
             .store()
             .run_idempotent("ask for slices of a budget", || async move {

@@ -6,10 +6,10 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::call::Principal;
 use crate::cost::lease::hold::Of;
 use crate::cost::lease::slice::{Amounts, UNITS};
 use crate::cost::store::CostStore;
-use crate::call::Principal;
 use crate::store::{ExecuteIn as _, InStore as _, StoreError, StoreFault};
 
 const OPERATION: &str = "renew a slice of a budget";

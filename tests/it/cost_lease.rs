@@ -274,9 +274,7 @@ async fn without_the_store_a_slice_is_spent_until_it_or_its_lease_is_used_up() {
     let test = TestDatabase::fresh().await.unwrap();
     let noon = Timestamp::parse("2026-11-21T12:00:00Z").unwrap();
     let clock = Arc::new(ManualClock::at(noon));
-    let database = test
-        .database()
-        .statement_timeout(Duration::from_millis(300));
+    let database = test.database().statement_timeout(Duration::from_secs(2));
     let cost = open(&database, clock.clone(), quick()).await;
     cost.register(leased(1, 50)).await.unwrap();
     spend(&cost, &me()).await.unwrap();

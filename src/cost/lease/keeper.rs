@@ -199,15 +199,15 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
         return Ok(false);
     };
     let id = ReservationId::from_uuid(lease);
-    let Some(stored) = core.store.fetch_reservation(id).await? else {
+    let Some(owed) = core.store.fetch_reservation(id).await? else {
         return Ok(true);
     };
     let held = Held {
         id,
-        who: crate::cost::record::principal(&stored),
-        model: stored.model,
-        provider: stored.provider,
-        at: stored.reserved_at,
+        who: crate::cost::record::principal(&owed),
+        model: owed.model,
+        provider: owed.provider,
+        at: owed.reserved_at,
         usd: None,
         tokens: 0,
         call: None,

@@ -144,7 +144,9 @@ impl Core {
             if books.lease().is_some_and(|lease| gone.contains(&lease)) {
                 books.moved_out(taken.asked);
             } else {
-                tracing::error!(id = %left.id, "a call of unknown outcome is part of what a lost slice had not reported; resolve that");
+                // The slice was lost: what this call is charged at is part of what its holder says of it.
+                taken.hold.slice.settle(&taken.asked, &taken.charged);
+                tracing::error!(id = %left.id, "a call of unknown outcome is part of what is charged for a lost slice");
             }
         }
         Ok(())

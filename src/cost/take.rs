@@ -1,0 +1,178 @@
+//! One reservation: asked for, and had, from slices in memory or by a statement; refused, or in doubt.
+
+use std::sync::Arc;
+
+use super::error::CostError;
+use super::lease::{self, Asked, Part, Slow};
+use super::price::NoPrice;
+use super::reservation::{Held, Reservation};
+use super::settle::{self, Ending, Job, Pending};
+use super::store::{Admission, Demand};
+use super::{Cost, engine, record};
+use crate::call::Principal;
+use crate::error::ErrorKind;
+use crate::ids::{CallId, ReservationId};
+use crate::money::Usd;
+use crate::store::StoreError;
+use crate::time::Timestamp;
+use crate::usage::{Ceiling, CeilingAmount};
+
+impl Cost {
+    pub(super) async fn take(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+        call: Option<CallId>,
+    ) -> Result<Reservation, CostError> {
+        let core = self.core();
+        core.halt.check(who)?;
+        let split = engine::split(&ceiling)?;
+        let at = core.store.now();
+        let asked = Asked {
+            usd: self.price(&ceiling, at)?,
+            tokens: ceiling.total_tokens(),
+            split,
+            model: ceiling.model.as_ref(),
+        };
+        match core.leases.take(who, &asked, at) {
+            Some(part) => Ok(Reservation::of_slices(self.clone(), part, ceiling, call)),
+            None => self.take_by_statement(who, ceiling, call, at).await,
+        }
+    }
+
+    async fn take_by_statement(
+        &self,
+        who: &Principal,
+        ceiling: Ceiling,
+        call: Option<CallId>,
+        at: Timestamp,
+    ) -> Result<Reservation, CostError> {
+        let core = self.core();
+        let asked = Asked {
+            usd: self.price(&ceiling, at)?,
+            tokens: ceiling.total_tokens(),
+            split: engine::split(&ceiling)?,
+            model: ceiling.model.as_ref(),
+        };
+        let mut held = Held {
+            id: ReservationId::new(),
+            who: who.clone(),
+            model: ceiling.model.clone(),
+            provider: ceiling.provider.clone(),
+            at,
+            usd: asked.usd,
+            tokens: asked.tokens,
+            call,
+            on_record: true,
+        };
+        let demand = Demand {
+            input: asked.split.input,
+            output: asked.split.output,
+            either: asked.split.either,
+            ..settle::demand(&held)
+        };
+        // Whether a statement without an answer took effect is not known: if so, it is undone.
+        let mut doubt = Pending::new(self, Job::of(held.clone(), Ending::Forget));
+        let mut answer = self.admit(&demand, who, &asked, at).await;
+        if let Ok((_, Some(refused))) = &answer
+            && let Some(
+                CostError::Exceeded { budget, .. } | CostError::NeedsApproval { budget, .. },
+            ) = engine::refusal(refused, asked.model.is_some(), held.tokens)
+            && !refused.admitted
+            && core.ask_back(&budget).await
+        {
+            answer = self.admit(&demand, who, &asked, at).await;
+        }
+        match answer {
+            Ok((Some(part), None)) => {
+                doubt.disarm();
+                Ok(Reservation::of_slices(self.clone(), part, ceiling, call))
+            }
+            Ok((part, Some(answer))) if answer.admitted => {
+                doubt.disarm();
+                Ok(Reservation::new(self.clone(), held, part, ceiling))
+            }
+            Ok((_, answer)) => {
+                doubt.disarm();
+                let error = answer
+                    .and_then(|answer| {
+                        engine::refusal(&answer, ceiling.model.is_some(), held.tokens)
+                    })
+                    .unwrap_or(CostError::NoBudget);
+                self.log(record::refused(&held, &ceiling, &error)).await;
+                Err(error)
+            }
+            Err(error) => {
+                let away = error.kind() == ErrorKind::Unavailable;
+                let error = CostError::from(error);
+                let fail_open = core.settings.fail_open && away;
+                let event = record::check_failed(&held, &error, fail_open);
+                core.audit.log_detached(event);
+                if fail_open {
+                    doubt.disarm();
+                    held.on_record = false;
+                    return Ok(Reservation::new(self.clone(), held, None, ceiling));
+                }
+                if !away {
+                    doubt.disarm();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes what it can from slices, and the rest by a statement; nothing, where that is refused.
+    async fn admit(
+        &self,
+        demand: &Demand,
+        who: &Principal,
+        asked: &Asked<'_>,
+        at: Timestamp,
+    ) -> Result<(Option<Part>, Option<Admission>), StoreError> {
+        let core = self.core();
+        let mut part = None;
+        if core.leases.is_on() {
+            self.keep_slices();
+            let call = Slow {
+                who,
+                asked,
+                demand,
+                at,
+            };
+            part = core.take_slices(call).await?;
+        }
+        if part.as_ref().is_some_and(Part::is_whole) {
+            return Ok((part, None));
+        }
+        let mut demand = demand.clone();
+        if let Some(part) = &part {
+            demand.whose.from_slices = part.limits();
+        }
+        let answer = core.reserving.ask(demand, core.store.deadline()).await?;
+        Ok((part.filter(|_| answer.admitted), Some(answer)))
+    }
+
+    /// Starts the task that keeps slices, once there are any.
+    fn keep_slices(&self) {
+        if self.core().leases.must_be_kept() {
+            let core = Arc::clone(&self.inner.core);
+            tokio::spawn(lease::keep(core, self.inner.stop.subscribe()));
+        }
+    }
+
+    /// The ceiling's price; `None` if there is none, so that a budget's fallback price decides.
+    fn price(&self, ceiling: &Ceiling, at: Timestamp) -> Result<Option<Usd>, CostError> {
+        let model = match (ceiling.amount, &ceiling.model) {
+            (CeilingAmount::Usd(amount), _) => return Ok(Some(amount)),
+            (_, None) => return Ok(None),
+            (_, Some(model)) => model,
+        };
+        match self.core().settings.prices.of_ceiling(model, ceiling, at) {
+            Ok(price) => Ok(Some(price)),
+            Err(NoPrice::TooLarge) => Err(CostError::InvalidCeiling {
+                problem: "costs more than can be written; declare fewer tokens",
+            }),
+            Err(_) => Ok(None),
+        }
+    }
+}

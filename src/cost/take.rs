@@ -161,7 +161,7 @@ impl Cost {
     }
 
     /// The ceiling's price; `None` if there is none, so that a budget's fallback price decides.
-    fn price(&self, ceiling: &Ceiling, at: Timestamp) -> Result<Option<Usd>, CostError> {
+    pub(super) fn price(&self, ceiling: &Ceiling, at: Timestamp) -> Result<Option<Usd>, CostError> {
         let model = match (ceiling.amount, &ceiling.model) {
             (CeilingAmount::Usd(amount), _) => return Ok(Some(amount)),
             (_, None) => return Ok(None),

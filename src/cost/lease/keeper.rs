@@ -202,7 +202,7 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
     let Some(owed) = core.store.fetch_reservation(id).await? else {
         return Ok(true);
     };
-    let held = Held {
+    let reservation = Held {
         id,
         who: crate::cost::record::principal(&owed),
         model: owed.model,
@@ -216,7 +216,11 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
     let usage = Usage::tokens(tokens.unsigned_abs(), 0);
     let spent = Spent::tokens(usage).billed(Usd::nanos(usd.max(0)));
     match core
-        .perform(&Job::again(held, Ending::Settle(spent), Uuid::now_v7()))
+        .perform(&Job::again(
+            reservation,
+            Ending::Settle(spent),
+            Uuid::now_v7(),
+        ))
         .await
     {
         Ok(_) => Ok(true),

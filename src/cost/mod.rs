@@ -82,13 +82,12 @@ use self::settle::{Core, Ending, Job, Message, Pending};
 use self::store::{CostStore, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
-use crate::error::ErrorKind;
+
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
-use crate::money::Usd;
-use crate::store::{Database, DatabaseError, Store, StoreError};
-use crate::time::{Clock, Timestamp};
-use crate::usage::{Ceiling, CeilingAmount};
+use crate::store::{Database, DatabaseError, Store};
+use crate::time::Clock;
+use crate::usage::Ceiling;
 
 /// Enforces budgets. Cheap to clone; every clone is the same gate.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ mod common;
 use std::hint::black_box;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -72,10 +72,11 @@ async fn run() {
         .per_day(Usd::dollars(1_000_000))
         .leased(5);
     cost.register(budget).await.unwrap();
-    let who = Principal::agent(agent).session(SessionId::new());
-    for _ in 0..2 {
-        let held = cost.reserve(&who, Ceiling::usd(CEILING)).await.unwrap();
-        held.settle(COST).await.unwrap();
+    let who = of_session(&agent);
+    let others: Vec<_> = (0..CALLERS).map(|_| of_session(&agent)).collect();
+    // The first call of a session asks the store which budgets it is charged to.
+    for who in others.iter().chain([&who, &who]) {
+        pair(&cost, who).await;
     }
     let bare = Arc::new(AtomicI64::new(i64::MAX / 2));
     let (mut ours, mut least) = (Vec::new(), Vec::new());
@@ -87,21 +88,8 @@ async fn run() {
     let (mut ours, mut least) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let of = Arc::clone(&bare);
-        least.push(
-            rate(move || {
-                let of = Arc::clone(&of);
-                async move { swap(&of) }
-            })
-            .await,
-        );
-        let of = (cost.clone(), who.clone());
-        ours.push(
-            rate(move || {
-                let (cost, who) = of.clone();
-                async move { pair(&cost, &who).await }
-            })
-            .await,
-        );
+        least.push(rate(&others, |_| bare_caller(Arc::clone(&of))).await);
+        ours.push(rate(&others, |who| caller(cost.clone(), who)).await);
     }
     figure("budget/leased", "pairs/s", median(ours), median(least));
     cost.shutdown().await;
@@ -162,32 +150,48 @@ fn each(work: impl Fn()) -> Vec<f64> {
         .collect()
 }
 
-/// Pairs per second of all callers, each a task of its own.
-async fn rate<F, Fut>(work: F) -> f64
+/// Pairs per second of all callers, each a task of its own, with a session of its own.
+async fn rate<Fut>(sessions: &[Principal], caller: impl Fn(Principal) -> Fut) -> f64
 where
-    F: Fn() -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
+    Fut: Future<Output = u64> + Send + 'static,
 {
-    let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let (work, done) = (work.clone(), Arc::clone(&done));
-            tokio::spawn(async move {
-                while started.elapsed() < SLICE {
-                    for _ in 0..BATCH {
-                        work().await;
-                    }
-                    done.fetch_add(BATCH, Ordering::Relaxed);
-                    tokio::task::yield_now().await;
-                }
-            })
-        })
+    let callers: Vec<_> = (sessions.iter())
+        .map(|who| tokio::spawn(caller(who.clone())))
         .collect();
+    let mut done = 0;
     for caller in callers {
-        caller.await.unwrap();
+        done += caller.await.unwrap();
     }
-    done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+    done as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Does `$pair` until the time is over, and says how often; others have their turn between batches.
+macro_rules! often {
+    ($pair:expr) => {{
+        let started = Instant::now();
+        let mut done = 0;
+        while started.elapsed() < SLICE {
+            for _ in 0..BATCH {
+                $pair;
+            }
+            done += BATCH;
+            tokio::task::yield_now().await;
+        }
+        done
+    }};
+}
+
+async fn bare_caller(of: Arc<AtomicI64>) -> u64 {
+    often!(swap(&of))
+}
+
+async fn caller(cost: Cost, who: Principal) -> u64 {
+    often!(pair(&cost, &who).await)
+}
+
+fn of_session(agent: &AgentId) -> Principal {
+    Principal::agent(agent.clone()).session(SessionId::new())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,11 +1,13 @@
-//! Money: reserve before the call, settle after it; racing callers cannot overspend.
+//! Money by agent, by user and by month: reserve before the call, settle after it; racing callers
+//! cannot overspend.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use portcullis::cost::{Budget, Spent};
+use portcullis::cost::{Budget, Calls, Rolling, Spent};
 use portcullis::store::TestDatabase;
 use portcullis::{
-    AgentId, Ceiling, Governance, ModelName, Principal, Secret, Usage, Usd, audit::AuditKeys,
+    AgentId, Ceiling, Governance, ModelName, Principal, Secret, Usage, Usd, UserId,
+    audit::AuditKeys,
 };
 
 #[tokio::main]
@@ -19,7 +21,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .per_session(Usd::dollars(1))
         .per_day(Usd::dollars(20));
     gov.cost().register(budget).await?;
-    let me = Principal::agent(agent);
+    // A customer has so much a month, whichever agent works for them; and nobody calls too often.
+    let customer = UserId::parse("u_381")?;
+    let monthly = Budget::for_user(customer.clone())
+        .per_month(Usd::dollars(30))
+        .warn_at(80);
+    gov.cost().register(monthly).await?;
+    let rate = Budget::for_tenant().rate(Calls(1_000), Rolling::MINUTE);
+    gov.cost().register(rate).await?;
+    let me = Principal::agent(agent).on_behalf_of(customer);
 
     // One model call: at most 4,000 tokens, really 1,200.
     let model = ModelName::parse("gpt-4o-mini")?;

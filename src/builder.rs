@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use crate::audit::anchor::Anchor;
 use crate::audit::{
-    Audit, AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker,
-    Signing,
+    AuditError, AuditKeys, CheckpointEvery, Evidence, JournalError, JournalSettings, Maker, Signing,
 };
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Module};
 use crate::governance::{Governance, Settings};
+use crate::halt::{HaltError, HaltSettings};
 use crate::ids::TenantId;
 use crate::parts::{Options, Parts};
-use crate::scope::ScopeError;
+use crate::posture::Unprotected;
+use crate::presence::{PresenceError, PresenceSettings};
+use crate::scope::{ScopeError, ScopePolicy};
 use crate::store::{Database, DatabaseError, SchemaError, Store, StoreError};
 use crate::time::{Clock, SystemClock};
 use crate::tlog::{LogError, LogKey};
@@ -103,7 +105,7 @@ impl GovernanceBuilder {
     /// Makes checkpoints of the trail in the background, signed by `key` (off).
     ///
     /// The key need not be here: a process that the agents cannot read, with the same database and
-    /// audit secret, can do it instead, or call [`Audit::checkpoint`]. Other tenants' handles sign
+    /// audit secret, can do it instead, or call [`Audit::checkpoint`](crate::audit::Audit::checkpoint). Other tenants' handles sign
     /// under [`LogKey::for_tenant`]. Keep the notes outside of the database.
     pub fn checkpoints(mut self, key: LogKey, every: CheckpointEvery) -> Self {
         self.options.audit.checkpoints = Some(Maker { key, every });
@@ -128,6 +130,20 @@ impl GovernanceBuilder {
         self
     }
 
+    /// How the halt switch behaves: how often it is asked for, how old what is known may be, and what is
+    /// decided past that (a second, five seconds, and the last known state holds, loudly).
+    pub fn halt(mut self, settings: HaltSettings) -> Self {
+        self.options.halt = settings;
+        self
+    }
+
+    /// How presence behaves: how often heartbeats are written, and when an agent that is not heard of
+    /// counts as unresponsive (a second, a minute).
+    pub fn presence(mut self, settings: PresenceSettings) -> Self {
+        self.options.presence = settings;
+        self
+    }
+
     /// The output to reserve for a model call that does not say how much it may have (none: such a
     /// call is refused).
     pub fn default_max_output_tokens(mut self, tokens: u64) -> Self {
@@ -149,6 +165,41 @@ impl GovernanceBuilder {
         self
     }
 
+    /// Puts a scope policy of this program's own in force, for the builder's tenant, before the handle is there
+    /// ([`Scope::pin`](crate::scope::Scope::pin)); call it once for each (none).
+    pub fn pin_scope(mut self, policy: ScopePolicy) -> Self {
+        self.options.pins.push(policy);
+        self
+    }
+
+    /// Switches a module off (all are on). It then refuses every call with
+    /// [`Disabled`](crate::Disabled), and [`authorize`](Governance::authorize) does not ask it. That
+    /// it is off is on record, and in [`posture`](Governance::posture).
+    ///
+    /// The halt switch and the audit trail cannot be switched off: see [`Module`].
+    pub fn without(mut self, module: Module) -> Self {
+        self.options.switches.switch_off(module);
+        self
+    }
+
+    /// Refuses to connect when something that should protect does not (off): no scope policy is in
+    /// force, or a stored one cannot be read; the journal has no place; the database's health is not
+    /// well: a missing trigger, a grant that lets this role change entries, a clock that is off. The
+    /// error names all of it. What was [switched off](Self::without) is not asked.
+    ///
+    /// Other tenants' handles are held to the same.
+    pub fn strict(mut self) -> Self {
+        self.settings.strict = true;
+        self
+    }
+
+    /// Says in the log which wrapped clients are known, and warns if there is none, when the handle is
+    /// opened and at the first call (off: a host that calls by [`Governance::run`] alone wraps none).
+    pub fn warn_on_no_wrappers(mut self, on: bool) -> Self {
+        self.options.coverage.warn_on_no_wrappers = on;
+        self
+    }
+
     /// Takes SIGTERM over: the handle drains, and then the process exits with status 143, as it
     /// would have by default (off: call [`Governance::shutdown`] from the host's own handler).
     pub fn drain_on_sigterm(mut self) -> Self {
@@ -166,17 +217,20 @@ impl GovernanceBuilder {
     /// * [`ConnectError::Audit`] if the tenant's entries are written under a key that is not among
     ///   those given here.
     /// * [`ConnectError::Scope`] if the policies cannot be loaded.
+    /// * [`ConnectError::Halt`] and [`ConnectError::Presence`] if their settings cannot be kept.
     /// * [`ConnectError::Journal`] if calls are to be spooled, and the journal has no place.
+    /// * [`ConnectError::Unprotected`] if it is to be [strict](Self::strict), with what is missing.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing is written.
+    /// Cancel safe: nothing is written, but for the entries that say what is switched off and pinned.
     pub async fn connect(self) -> Result<Governance, ConnectError> {
         let store = Store::open(&self.database, self.tenant.clone(), self.clock).await?;
         self.database.check_pooler().await?;
         store.check_schema().await?;
         let parts = Parts::open(&store, &self.keys, self.options).await?;
         let gov = Governance::assemble(self.database, store, self.keys, parts, self.settings);
+        gov.hold_to_strict().await?;
         if self.drain_on_sigterm {
             gov.exit_on_sigterm()?;
         }
@@ -200,6 +254,12 @@ pub enum ConnectError {
     /// The policies could not be loaded.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// The halt switch cannot keep what it was told to.
+    #[error(transparent)]
+    Halt(#[from] HaltError),
+    /// Presence cannot keep what it was told to.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
     /// What a gate needs could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -209,9 +269,19 @@ pub enum ConnectError {
     /// The tenant's name cannot be part of a log's.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What should protect does not, and the builder was told to be [strict](GovernanceBuilder::strict).
+    #[error(transparent)]
+    Unprotected(#[from] Unprotected),
     /// The operating system gave no handler for SIGTERM.
     #[error("could not take over SIGTERM; call shutdown from the host's own handler")]
     Signal,
+    /// The operating system gave no threads for the runtime in the background
+    /// ([`connect_blocking`](GovernanceBuilder::connect_blocking)).
+    #[cfg(feature = "blocking")]
+    #[error(
+        "the threads in the background could not be started; look at the limits of the process"
+    )]
+    Threads,
 }
 
 impl ConnectError {
@@ -223,10 +293,15 @@ impl ConnectError {
             Self::Schema(error) => error.kind(),
             Self::Audit(error) => error.kind(),
             Self::Scope(error) => error.kind(),
+            Self::Halt(error) => error.kind(),
+            Self::Presence(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Journal(error) => error.kind(),
             Self::Log(error) => error.kind(),
+            Self::Unprotected(error) => error.kind(),
             Self::Signal => ErrorKind::Misuse,
+            #[cfg(feature = "blocking")]
+            Self::Threads => ErrorKind::Unavailable,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::canon::{JsonError, canonical_arguments};
+use crate::canon::{Fields, JsonError, canonical_arguments};
 use crate::ids::{AgentId, InvalidId, ModelName, OperatorId, SessionId, ToolName, UserId};
 use crate::usage::{Ceiling, Tier};
 
@@ -251,6 +251,12 @@ impl Call {
         })
     }
 
+    /// Whether the caller declared what the call may cost at most, and so counts on its being held to
+    /// it.
+    pub(crate) const fn declares_ceiling(&self) -> bool {
+        self.ceiling.is_some()
+    }
+
     /// The ceiling to reserve: the declared one, or tokens in and out, with `default_output` where
     /// the output was not declared. `Ok(None)`: a tool that costs nothing.
     pub(crate) fn reserved(
@@ -304,6 +310,28 @@ pub(crate) struct Parts<'c> {
     pub(crate) api: Option<&'c str>,
     pub(crate) args: Option<&'c str>,
     pub(crate) provider: Option<&'c str>,
+}
+
+impl Parts<'_> {
+    /// What the digest of a call covers: who, what, on what, with which arguments.
+    pub(crate) fn fields(&self) -> Fields {
+        let who = self.principal;
+        let mut fields = Fields::labelled("portcullis/call/v1");
+        fields
+            .present(who.agent_id().as_str().as_bytes())
+            .present(who.session_id().as_str().as_bytes())
+            .text(who.user_id().map(AsRef::as_ref))
+            .text(who.operator_id().map(AsRef::as_ref))
+            .text(who.parent().map(|parent| parent.agent_id().as_str()))
+            .text(who.parent().map(|parent| parent.session_id().as_str()))
+            .present(self.action.kind().as_bytes())
+            .present(self.action.name().as_bytes())
+            .text(self.resource)
+            .text(self.api)
+            .text(self.provider)
+            .text(self.args);
+        fields
+    }
 }
 
 /// What is wrong with a [`Call`].

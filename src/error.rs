@@ -1,7 +1,10 @@
 //! What can go wrong, sorted by who can do something about it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
+
+use crate::ids::RequestId;
 
 /// Which of four answers an error asks for. Exhaustive on purpose: a host maps it to HTTP 403, 503,
 /// 500 and 500.
@@ -67,6 +70,130 @@ impl fmt::Display for Gate {
     }
 }
 
+/// The modules that a host can switch off with
+/// [`GovernanceBuilder::without`](crate::GovernanceBuilder::without).
+///
+/// Neither the halt switch nor the audit trail is among them. What cannot be stopped is not governed;
+/// and every proof of this crate says that a decision is on record, which without a trail would be a
+/// lie that compiles. [`Evidence::Spooled`](crate::audit::Evidence) is the cheap trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Module {
+    /// What agents may use.
+    Scope,
+    /// What agents may spend.
+    Cost,
+    /// Agents that go round in circles.
+    Loops,
+    /// What a person has to agree to.
+    Gates,
+    /// Who is there.
+    Presence,
+    /// What must hold before and after a call.
+    Contracts,
+}
+
+impl Module {
+    /// Its name, as the audit trail spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scope => "scope",
+            Self::Cost => "cost",
+            Self::Loops => "loops",
+            Self::Gates => "gates",
+            Self::Presence => "presence",
+            Self::Contracts => "contracts",
+        }
+    }
+}
+
+impl fmt::Display for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What every call of a module answers that the host switched off: loudly absent, never quietly
+/// inert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disabled {
+    module: Module,
+}
+
+impl Disabled {
+    /// Which module.
+    #[must_use]
+    pub const fn module(&self) -> Module {
+        self.module
+    }
+
+    /// Which answer it asks for: [`ErrorKind::Misuse`].
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        ErrorKind::Misuse
+    }
+
+    /// Why.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self.module {
+            Module::Scope => "scope is switched off in this program",
+            Module::Cost => "cost is switched off in this program",
+            Module::Loops => "loops is switched off in this program",
+            Module::Gates => "gates is switched off in this program",
+            Module::Presence => "presence is switched off in this program",
+            Module::Contracts => "contracts is switched off in this program",
+        }
+    }
+
+    /// What would make it a yes.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self.module {
+            Module::Scope => "build the handle without GovernanceBuilder::without(Module::Scope)",
+            Module::Cost => "build the handle without GovernanceBuilder::without(Module::Cost)",
+            Module::Loops => "build the handle without GovernanceBuilder::without(Module::Loops)",
+            Module::Gates => "build the handle without GovernanceBuilder::without(Module::Gates)",
+            Module::Presence => {
+                "build the handle without GovernanceBuilder::without(Module::Presence)"
+            }
+            Module::Contracts => {
+                "build the handle without GovernanceBuilder::without(Module::Contracts)"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Disabled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.reason(), self.remedy())
+    }
+}
+
+impl std::error::Error for Disabled {}
+
+/// Which modules are switched off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Switches {
+    off: BTreeSet<Module>,
+}
+
+impl Switches {
+    pub(crate) fn switch_off(&mut self, module: Module) {
+        self.off.insert(module);
+    }
+
+    /// What the module is to answer every call, if it is switched off.
+    pub(crate) fn disabled(&self, module: Module) -> Option<Disabled> {
+        self.off.contains(&module).then_some(Disabled { module })
+    }
+
+    pub(crate) fn off(&self) -> impl Iterator<Item = Module> {
+        self.off.iter().copied()
+    }
+}
+
 /// A no: which gate, why, what would make it a yes, and when to try again.
 ///
 /// Safe to show to a model: it never holds arguments, secrets, SQL or a URL, and does not reveal
@@ -78,6 +205,7 @@ pub struct Refusal {
     reason: String,
     remedy: String,
     retry_after: Option<Duration>,
+    request: Option<RequestId>,
 }
 
 impl Refusal {
@@ -93,11 +221,17 @@ impl Refusal {
             reason: reason.to_string(),
             remedy: remedy.into(),
             retry_after: None,
+            request: None,
         }
     }
 
     pub(crate) fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
+        self
+    }
+
+    pub(crate) fn about(mut self, request: Option<RequestId>) -> Self {
+        self.request = request;
         self
     }
 
@@ -129,6 +263,13 @@ impl Refusal {
     #[must_use]
     pub const fn wait(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The request for a person's approval that the call waits for: what
+    /// [`Gates::wait`](crate::gates::Gates::wait) takes.
+    #[must_use]
+    pub const fn request(&self) -> Option<RequestId> {
+        self.request
     }
 
     /// Finds a refusal in `error` or in what caused it, however it was wrapped.

@@ -11,6 +11,8 @@ use crate::audit::{Audit, AuditKeys};
 use crate::builder::{ConnectError, GovernanceBuilder};
 use crate::contracts::Contracts;
 use crate::cost::Cost;
+use crate::coverage::Coverage;
+use crate::error::Switches;
 use crate::gates::Gates;
 use crate::halt::Halt;
 use crate::ids::TenantId;
@@ -56,6 +58,8 @@ type Tenants = HashMap<TenantId, Weak<Inner>>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) default_max_output: Option<u64>,
+    /// Whether what does not protect stops the handle from opening.
+    pub(crate) strict: bool,
 }
 
 impl Governance {
@@ -138,6 +142,12 @@ impl Governance {
         &self.inner.parts.presence
     }
 
+    /// Which clients are wrapped, and whether calls went past them.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.inner.parts.coverage
+    }
+
     /// What must hold before and after a call.
     #[must_use]
     pub fn contracts(&self) -> &Contracts {
@@ -160,8 +170,9 @@ impl Governance {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if its policies cannot be loaded, or, where checkpoints are made, if its
-    /// name cannot be part of a log's.
+    /// [`ConnectError`] if its policies cannot be loaded, where checkpoints are made if its name
+    /// cannot be part of a log's, and under [`strict`](GovernanceBuilder::strict) if something that
+    /// should protect does not.
     ///
     /// # Cancel safety
     ///
@@ -178,14 +189,16 @@ impl Governance {
         if let Some(open) = self.open_tenant(&tenant) {
             return Ok(open);
         }
-        Ok(Self::join(
+        let gov = Self::join(
             inner.database.clone(),
             store,
             inner.keys.clone(),
             parts,
             inner.settings.clone(),
             Arc::clone(&inner.tenants),
-        ))
+        );
+        gov.hold_to_strict().await?;
+        Ok(gov)
     }
 
     fn open_tenant(&self, tenant: &TenantId) -> Option<Self> {
@@ -238,6 +251,10 @@ impl Governance {
 
     pub(crate) fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    pub(crate) fn switches(&self) -> &Switches {
+        &self.inner.parts.options.switches
     }
 
     pub(crate) fn settings(&self) -> &Settings {

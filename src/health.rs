@@ -3,6 +3,8 @@
 use crate::audit::AuditStats;
 use crate::audit::anchor::AnchorHealth;
 use crate::governance::Governance;
+use crate::halt::HaltStatus;
+use crate::scope::ScopeStatus;
 use crate::store::{StoreError, StoreHealth};
 
 impl Governance {
@@ -12,6 +14,8 @@ impl Governance {
             store: self.store().health().await,
             audit: self.audit().stats(),
             anchors: self.audit().anchor_health(),
+            halt: self.halt().status(),
+            scope: self.scope().status(),
         }
     }
 }
@@ -27,6 +31,10 @@ pub struct Health {
     pub audit: AuditStats,
     /// Where checkpoints are kept outside of the database, as the last look found it.
     pub anchors: Vec<AnchorHealth>,
+    /// What is halted, how old that is, and whether changes are heard.
+    pub halt: HaltStatus,
+    /// The scope policies: which stored ones cannot be read, and since when none could be.
+    pub scope: ScopeStatus,
 }
 
 impl Health {
@@ -41,6 +49,8 @@ impl Health {
             && audit.quarantined == 0
             && audit.outbox_refused == 0
             && !audit.degraded
+            && self.halt.is_ok()
+            && self.scope.is_ok()
             && self.anchors.iter().all(AnchorHealth::is_ok)
     }
 }

@@ -323,6 +323,10 @@ uuid_ids! {
     CallId, "call id";
     /// Names one reservation of a budget.
     ReservationId, "reservation id";
+    /// Names one request for approval.
+    RequestId, "request id";
+    /// Names what was approved in advance.
+    GrantId, "grant id";
     /// Names one journal: what one writer wrote to the local disk.
     JournalId, "journal id";
 }
@@ -342,7 +346,7 @@ macro_rules! stored_ids {
     )*};
 }
 
-stored_ids!(EventId, ReservationId);
+stored_ids!(EventId, ReservationId, RequestId, GrantId);
 
 /// Text that is not a `UUIDv7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -20,6 +20,7 @@ mod ids;
 mod money;
 mod parts;
 mod permit;
+mod posture;
 mod random;
 mod secret;
 mod time;
@@ -27,8 +28,11 @@ mod usage;
 
 pub mod adapters;
 pub mod audit;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 pub mod contracts;
 pub mod cost;
+pub mod coverage;
 pub mod gates;
 pub mod halt;
 pub mod loops;
@@ -42,15 +46,17 @@ pub mod tlog;
 pub use audit::AuditKeys;
 pub use builder::{ConnectError, GovernanceBuilder};
 pub use call::{Action, Call, InvalidCall, Principal};
-pub use error::{ErrorKind, Gate, Refusal};
+pub use error::{Disabled, ErrorKind, Gate, Module, Refusal};
 pub use governance::Governance;
 pub use health::Health;
 pub use ids::{
-    AgentId, BudgetName, CallId, EventId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
-    MAX_ID_LEN, ModelName, OperatorId, ReservationId, SessionId, TenantId, ToolName, UserId, kind,
+    AgentId, BudgetName, CallId, EventId, GrantId, Id, IdKind, InvalidId, InvalidUuid, JournalId,
+    MAX_ID_LEN, ModelName, OperatorId, RequestId, ReservationId, SessionId, TenantId, ToolName,
+    UserId, kind,
 };
 pub use money::{InvalidUsd, Usd};
 pub use permit::{Outcome, Permit, RunError, Settlement};
+pub use posture::{GatePosture, Loaded, Posture, StoreAway, Unprotected};
 pub use secret::{MIN_SECRET_BYTES, Secret, WeakSecret};
 pub use store::Database;
 pub use time::{Clock, InvalidTimestamp, ManualClock, SystemClock, Timestamp, UtcDay};

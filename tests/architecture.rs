@@ -38,6 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "gates",
             "loops",
             "presence",
+            "coverage",
             "policy",
             "identity",
             "registry",

@@ -2,5 +2,7 @@
 
 #[cfg(feature = "anchors-http")]
 pub mod anchors;
+#[cfg(feature = "webhooks")]
+pub mod approvals;
 #[cfg(feature = "openai")]
 pub mod openai;

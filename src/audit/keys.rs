@@ -211,11 +211,13 @@ pub(crate) enum Purpose {
     Approval,
     /// Fingerprints of what agents repeat.
     Loop,
+    /// Digests of the hosts that wrapped clients call.
+    Coverage,
 }
 
 impl Purpose {
     #[cfg(test)]
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Chain,
         Self::Content,
         Self::Call,
@@ -225,6 +227,7 @@ impl Purpose {
         Self::Verified,
         Self::Approval,
         Self::Loop,
+        Self::Coverage,
     ];
 
     const fn info(self) -> &'static str {
@@ -238,6 +241,7 @@ impl Purpose {
             Self::Verified => "portcullis/verified/v1",
             Self::Approval => "portcullis/approval-token/v1",
             Self::Loop => "portcullis/loop-fingerprint/v1",
+            Self::Coverage => "portcullis/coverage-host/v1",
         }
     }
 }
@@ -382,7 +386,7 @@ mod tests {
         assert_eq!(tags, GOLDEN);
     }
 
-    const GOLDEN: [&str; 7] = [
+    const GOLDEN: [&str; 10] = [
         "980865591c0023bf6ba8b44364ce4b95e92fc637e8924504b3181e71bb682690",
         "72a6fe1dc89d4d1c7fec110be3e18eb8b06fd151415501d5dafa3af8492b1443",
         "3091c5d523e2b63c189f8e8d09874b71ad3ec4844f3e62b9d8bfa2368ff0adb7",
@@ -390,6 +394,9 @@ mod tests {
         "261dfc8ced60d2d7851da58add6f46084f5d0ebed2049b5cfd9612463efc1b06",
         "136c02c0e7d74564d28861f22beee71ac64e335fe2048c737740e832df112f05",
         "35fdc6226932ccf3f5a794d080f5257a1691860c392622bf2a0c80f4898ee6ce",
+        "0fdbd9a59c0303b8a0797686331b8b8ecca1f0ef5af608470bc85f8e93a23c07",
+        "dd11d3ab11b0da3464bc1e49c618c8d000162c57a67ae7d5172f69b2d013f279",
+        "f001a81ef9da35a68f4a13d022cdab25dc43a0cfb81fee9ce62fc7bbc8f4d6a3",
     ];
 
     fn ring(numbers: &[u32]) -> AuditKeysBuilder {

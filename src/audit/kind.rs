@@ -68,9 +68,10 @@ kinds! {
     GateTokenReplayBlocked = "gate.token_replay_blocked",
     GateEscalated = "gate.escalated", GateWithdrawn = "gate.withdrawn",
     GateConsumed = "gate.consumed", GatePolicyRegistered = "gate.policy_registered",
-    GateSelfApprovalBlocked = "gate.self_approval_blocked",
+    GateSelfApprovalBlocked = "gate.self_approval_blocked", GateVoted = "gate.voted",
+    GateRevoked = "gate.revoked", GateStandingGranted = "gate.standing_granted",
     OverrideRecorded = "override.recorded",
-    LoopDetected = "loop.detected", LoopPolicyRegistered = "loop.policy_registered",
+    LoopDetected = "loop.detected", LoopStateUnavailable = "loop.state_unavailable", LoopPolicyRegistered = "loop.policy_registered",
     AgentRegistered = "agent.registered", AgentDecommissioned = "agent.decommissioned",
     AgentHalted = "agent.halted", AgentResumed = "agent.resumed",
     AgentHaltBlockedCall = "agent.halt_blocked_call", HaltStateStale = "halt.state_stale",
@@ -169,7 +170,8 @@ mod tests {
 
     #[test]
     fn every_kind_is_read_back_and_none_is_the_callers() {
-        assert_eq!(Kind::SYSTEM.len(), 110);
+        assert_eq!(Kind::SYSTEM.len(), 111);
+        assert_eq!(Kind::SYSTEM.len(), 113);
         for kind in Kind::SYSTEM {
             assert_eq!(Kind::parse(kind.as_str()).as_ref(), Some(kind));
             assert_eq!(AppKind::parse(kind.as_str()), Err(InvalidKind::Reserved));

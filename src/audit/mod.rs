@@ -35,6 +35,7 @@
 //! ```
 
 pub mod anchor;
+mod bind;
 #[cfg(feature = "evidence")]
 pub mod bundle;
 mod checkpoint;
@@ -77,7 +78,7 @@ pub use model::{AuditEvent, Committed, Entry, Evidence, Journalled, Receipt, Rec
 pub use read::{Cursor, Follow, Lineage, Page, Position, Query, Relative};
 pub use rotate::{Rotated, Rotation};
 pub use verify::{
-    Assurance, AssuredRange, ChainReport, CompromisedKey, Exposure, Finding, FindingClass,
+    Assurance, AssuredRange, ChainReport, CompromisedKey, Exposure, Finding, FindingClass, Pace,
     Progress, Scope, Verdict, Verification, Verify,
 };
 pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
@@ -223,6 +224,11 @@ impl Audit {
         self.writer.prepare().await
     }
 
+    /// Makes sure that there can be a journal, whatever the mode.
+    pub(crate) async fn prepare_journal(&self) -> Result<(), JournalError> {
+        self.writer.prepare_journal().await
+    }
+
     /// Records `event`; never fails the host. The receipt says what became of it.
     ///
     /// Answers within the deadline of the [`Database`], even if the database hangs.
@@ -357,6 +363,14 @@ impl Audit {
         let (store, keys) = &*self.shared;
         keys.derive_under(self.writer.key_id(), store.tenant(), purpose)
             .unwrap_or_else(|| keys.derive(store.tenant(), purpose))
+    }
+
+    /// The tenant's keys for `purpose`, under every secret that is here: for what was stored under an
+    /// earlier one.
+    pub(crate) fn derive_each(&self, purpose: Purpose) -> Vec<MacKey> {
+        let (store, keys) = &*self.shared;
+        let under = |key_id| keys.derive_under(key_id, store.tenant(), purpose);
+        keys.key_ids().filter_map(under).collect()
     }
 
     /// Verifies every entry of the tenant: [`verify`](Self::verify) of [`Scope::All`].

@@ -40,7 +40,7 @@ impl Cost {
         ceiling: &Ceiling,
         models: &[ModelName],
     ) -> Result<Option<Advice>, CostError> {
-        let core = self.core();
+        let core = self.on()?;
         if !core.settings.routing_advice {
             return Err(CostError::AdviceOff);
         }

@@ -115,6 +115,7 @@ struct Short<'w> {
     left: Amount,
     asked: Amount,
     missing: Amount,
+    at_most: Amount,
     /// `None`: for ever.
     wait: Option<Duration>,
 }
@@ -125,6 +126,7 @@ impl Short<'_> {
             budget: self.state.budget.clone(),
             window: self.state.window.clone(),
             amount: self.missing,
+            at_most: self.at_most,
         }
     }
 }
@@ -181,6 +183,7 @@ fn shorts(state: &WindowState, tokens: u64) -> Vec<Short<'_>> {
             left: amount(limit.saturating_sub(taken)),
             asked: amount(asked),
             missing: amount(missing),
+            at_most: amount(missing.max(asked)),
             wait: wait(&state.window, state.at, ring, missing, |base| {
                 asked
                     <= if base {

@@ -7,7 +7,7 @@ use super::amount::Amount;
 use super::state::State;
 use super::store::Shortfall;
 use super::window::Window;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::halt::Halted;
 use crate::ids::{BudgetName, ReservationId};
 use crate::store::StoreError;
@@ -113,6 +113,9 @@ pub enum CostError {
         /// How it stands.
         state: State,
     },
+    /// The host switched the gate off.
+    #[error(transparent)]
+    Disabled(#[from] Disabled),
     /// The answer could not be had. Do not make the call.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,6 +140,7 @@ impl CostError {
             | Self::NotRaised { .. }
             | Self::AdviceOff
             | Self::NotHeld { .. } => ErrorKind::Misuse,
+            Self::Disabled(disabled) => disabled.kind(),
             Self::Store(error) => error.kind(),
         }
     }
@@ -146,6 +150,7 @@ impl CostError {
     pub fn reason(&self) -> String {
         match self {
             Self::Halted(halted) => halted.reason(),
+            Self::Disabled(disabled) => disabled.reason().to_owned(),
             Self::Exceeded {
                 budget,
                 window,
@@ -186,6 +191,7 @@ impl CostError {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::Halted(halted) => halted.remedy(),
+            Self::Disabled(disabled) => disabled.remedy(),
             Self::Exceeded {
                 retry_after: Some(_),
                 ..
@@ -245,6 +251,14 @@ impl Raise {
     pub fn missing(&self) -> impl Iterator<Item = (&BudgetName, &Window, Amount)> {
         let parts = self.short.iter();
         parts.map(|short| (&short.budget, &short.window, short.amount))
+    }
+
+    /// Each limit, in words that stay the same when the same call is tried again while others spend.
+    pub(crate) fn limits(&self) -> Vec<String> {
+        let parts = self.short.iter();
+        parts
+            .map(|short| format!("{} {} {}", short.budget, short.window, short.at_most))
+            .collect()
     }
 
     pub(super) fn short(&self) -> &[Shortfall] {

@@ -1,10 +1,16 @@
 //! Budgets: reserve before the call, settle after it.
 //!
-//! A [`Reservation`] is taken from every budget of the agent *before* the call, at the most the call
+//! A [`Budget`] is for an agent, a user, a model, any of these together, or the whole tenant, over
+//! sessions, days, months, rolling windows or for ever, in dollars, tokens and calls. A
+//! [`Reservation`] is taken from every budget that a call fits *before* the call, at the most the call
 //! can cost, and settled to the real cost afterwards. The limit is checked by the statement that spends
 //! it, so two callers racing for the last cent cannot both win. **At every admission,
-//! `settled + held + asked <= limit`**, in every budget of the agent or in none; what a call costs
-//! beyond its ceiling is recorded apart, as overrun.
+//! `settled + held + asked <= limit`**, in every budget of the call or in none; what a call costs
+//! beyond its ceiling is recorded apart, as overrun. (Not of budgets that [only
+//! warn](OnLimit::Warn).)
+//!
+//! Calls that come at the same time share a statement: all budgets of all of them are one round trip,
+//! and each is decided as if it were alone.
 //!
 //! | The store is | [`Cost::reserve`] | [`Reservation::settle`] |
 //! |---|---|---|
@@ -82,7 +88,7 @@ use self::settle::{Core, Ending, Job, Message, Pending};
 use self::store::{CostStore, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
-
+use crate::error::Disabled;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
 use crate::store::{Database, DatabaseError, Store};
@@ -93,6 +99,7 @@ use crate::usage::Ceiling;
 #[derive(Clone)]
 pub struct Cost {
     inner: Arc<Inner>,
+    off: Option<Disabled>,
 }
 
 struct Inner {
@@ -145,7 +152,14 @@ impl Cost {
         tokio::task::spawn_blocking(Prices::warm);
         Self {
             inner: Arc::new(Inner { core, queue, stop }),
+            off: None,
         }
+    }
+
+    /// The same gate, switched `off`: it answers nothing else. What was reserved before is settled in
+    /// the background all the same.
+    pub(crate) fn switched(self, off: Option<Disabled>) -> Self {
+        Self { off, ..self }
     }
 
     /// The cost gate alone, for a program that needs no other gate, and for tests.
@@ -181,8 +195,8 @@ impl Cost {
     ///
     /// It is registered or not, as a whole.
     pub async fn register(&self, budget: Budget) -> Result<(), CostError> {
+        let core = self.on()?;
         let name = budget.validate()?;
-        let core = self.core();
         let outcome = core.store.upsert_budget(&name, &budget).await?;
         if matches!(outcome, Registered::NameTaken) {
             return Err(CostError::InvalidBudget {
@@ -211,7 +225,7 @@ impl Cost {
     ///
     /// It is removed or not, as a whole.
     pub async fn remove(&self, name: &BudgetName) -> Result<bool, CostError> {
-        let Some(whose) = self.core().store.delete_budget(name).await? else {
+        let Some(whose) = self.on()?.store.delete_budget(name).await? else {
             return Ok(false);
         };
         self.core().leases.forget_plans();
@@ -225,7 +239,7 @@ impl Cost {
     ///
     /// [`CostError::Store`] if they could not be read.
     pub async fn budgets(&self) -> Result<Vec<Budget>, CostError> {
-        Ok(self.core().store.list_budgets().await?)
+        Ok(self.on()?.store.list_budgets().await?)
     }
 
     /// The name that people know for [`reserve`](Self::reserve). It takes the ceiling: a check that
@@ -254,6 +268,7 @@ impl Cost {
     ///
     /// # Errors
     ///
+    /// * [`CostError::Disabled`] if the host switched the gate off.
     /// * [`CostError::Halted`] if the agent is halted.
     /// * [`CostError::Exceeded`] if a budget has less left. Nothing is taken from any.
     /// * [`CostError::NeedsApproval`] if the only budgets that have less left are such that ask.
@@ -329,14 +344,14 @@ impl Cost {
     }
 
     async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
+        let core = self.on()?;
         ending.validate()?;
-        let store = &self.core().store;
-        let stored = match store.fetch_reservation(id).await? {
+        let stored = match core.store.fetch_reservation(id).await? {
             Some(stored) => stored,
             None => {
                 // Dropped a moment ago, it is on its way from a slice.
-                self.core().put_unknown_on_record().await?;
-                let stored = store.fetch_reservation(id).await?;
+                core.put_unknown_on_record().await?;
+                let stored = core.store.fetch_reservation(id).await?;
                 stored.ok_or(CostError::NoReservation { id })?
             }
         };
@@ -364,7 +379,7 @@ impl Cost {
     ///
     /// [`CostError::Store`] if it could not be read.
     pub async fn snapshot(&self, who: &Principal) -> Result<Snapshot, CostError> {
-        let store = &self.core().store;
+        let store = &self.on()?.store;
         let windows = store.list_windows(who).await?;
         let spent = store.list_by_model(&windows).await?;
         Ok(Snapshot::assemble(windows, &spent))
@@ -381,7 +396,7 @@ impl Cost {
     ///
     /// Cancel safe, but the entries of the last batch may be missing from the audit trail.
     pub async fn sweep(&self) -> Result<u64, CostError> {
-        Ok(sweep::once(self.core()).await?)
+        Ok(sweep::once(self.on()?).await?)
     }
 
     /// Completes what was handed to the background, and stops the sweeper. What the store does not
@@ -398,6 +413,20 @@ impl Cost {
         if self.core().kept.load(Ordering::Relaxed) {
             let _ = self.core().audit.drain().await;
         }
+    }
+
+    /// Whether the host left the gate on.
+    pub(crate) fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    fn on(&self) -> Result<&Core, Disabled> {
+        self.off.map_or(Ok(self.core()), Err)
+    }
+
+    /// Whether calls are let through when their budget cannot be asked.
+    pub(crate) fn fails_open(&self) -> bool {
+        self.core().settings.fail_open
     }
 
     fn core(&self) -> &Core {

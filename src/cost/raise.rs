@@ -93,11 +93,12 @@ impl Cost {
             budget: more.budget.clone(),
             window,
             amount: more.amount,
+            at_most: more.amount,
         };
         let short: Vec<Shortfall> = match &more.window {
             Some(window) => vec![short(window.clone())],
             None => {
-                let store = &self.core().store;
+                let store = &self.on()?.store;
                 let windows = store.list_current(&more.budget, more.amount).await?;
                 windows.into_iter().map(short).collect()
             }
@@ -148,7 +149,7 @@ impl Cost {
                 problem: "no window of this budget that is open limits this unit",
             });
         }
-        match self.core().store.try_raise(id, short).await? {
+        match self.on()?.store.try_raise(id, short).await? {
             Raised::Now => Ok(true),
             Raised::Before => Ok(false),
             Raised::NoWindow => Err(CostError::NotRaised {

@@ -24,7 +24,7 @@ impl Cost {
         ceiling: Ceiling,
         call: Option<CallId>,
     ) -> Result<Reservation, CostError> {
-        let core = self.core();
+        let core = self.on()?;
         core.halt.check(who)?;
         let split = engine::split(&ceiling)?;
         let at = core.store.now();

@@ -1,5 +1,7 @@
 //! The pure parts: prices, ceilings, windows, reasons.
 
+mod raised;
+
 use std::time::Duration;
 
 use proptest::prelude::*;

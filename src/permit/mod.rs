@@ -1,14 +1,19 @@
 //! The enforcement point: every gate in its order, and proof that they were passed.
 //!
 //! [`Governance::authorize`] asks the gates in a fixed order, cheap and final first, money last, so
-//! that a refusal never has to be refunded: the call itself, scope, cost. Then it puts the decision
-//! on durable record, and only then returns a [`Permit`]. Nothing governed ever acts off the record.
+//! that a refusal never has to be refunded: the call itself, halt, scope, loops, contracts, approval,
+//! cost. Then it puts the decision on durable record, looks once more whether somebody was halted
+//! meanwhile, and only then returns a [`Permit`]. Nothing governed ever acts off the record.
 //!
 //! | The store is | [`authorize`](Governance::authorize) | [`Permit::settle`] |
 //! |---|---|---|
 //! | reachable | permits or refuses | records the outcome |
 //! | unreachable | goes on with the decision in the journal on the local disk, unless a budget must be asked | records the outcome there; the reserve stays charged until it can be settled |
 //! | the same, and the journal cannot be written | refuses: a decision that cannot be recorded is a no | says what could not be recorded |
+//!
+//! A gate that the host [switched off](crate::GovernanceBuilder::without) is not asked;
+//! [`Governance::posture`] says so, and so does the trail. A call that needs it is refused: one that
+//! declares a ceiling, where cost is off.
 //!
 //! ```no_run
 //! # async fn example(gov: portcullis::Governance, me: portcullis::Principal) -> Result<(), Box<dyn std::error::Error>> {
@@ -22,6 +27,7 @@
 //! # }
 //! ```
 
+mod ask;
 mod outcome;
 mod proof;
 mod record;
@@ -31,14 +37,13 @@ pub use outcome::{Outcome, Settlement};
 pub use proof::Permit;
 pub use run::RunError;
 
-use crate::audit::Purpose;
-use crate::call::{Action, Call, Parts};
-use crate::canon::Fields;
-use crate::cost::{CostError, Reservation};
+use self::ask::by_halt;
+use self::proof::Bound;
+use self::record::Basis;
+use crate::call::Call;
 use crate::error::{ErrorKind, Gate, Refusal};
 use crate::governance::Governance;
 use crate::ids::CallId;
-use crate::scope::{ScopeError, Target};
 
 impl Governance {
     /// Asks every gate whether `call` may be made, and puts the decision on record.
@@ -50,25 +55,30 @@ impl Governance {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was reserved for a call that never got its permit is released.
+    /// Cancel safe: what was reserved for a call that never got its permit is released. An approval
+    /// may be used up by it.
     pub async fn authorize(&self, call: &Call) -> Result<Permit, Refusal> {
+        self.coverage().meet_call();
         let id = CallId::new();
         let parts = call.parts().map_err(|invalid| {
             Refusal::new(Gate::Call, ErrorKind::Misuse, invalid, "correct the call")
         })?;
-        let decided = self.decide(call, &parts, id).await;
-        let digest = self.digest(&parts);
-        let reservation = match decided {
-            Ok(reservation) => reservation,
-            Err(refusal) => {
-                self.audit()
-                    .log_detached(record::refused(&parts, id, &digest, &refusal));
-                return Err(refusal);
-            }
+        // Before anything is asked: what changes meanwhile is seen at the end.
+        let halt_epoch = self.halt().epoch();
+        let digest = self.audit().call_digest(&parts);
+        let refused = |refusal: Refusal| {
+            let event = record::refused(&parts, id, &digest, &refusal);
+            self.audit().log_detached(event);
+            refusal
         };
-        // Until the permit exists, a reservation whose call cannot happen is released.
-        let held = Held(reservation);
-        let decision = record::permitted(&parts, id, &digest, held.0.as_ref());
+        let admitted = self.ask(call, &parts, id, digest).await.map_err(refused)?;
+        let basis = Basis {
+            reservation: admitted.reservation.as_ref(),
+            approval: admitted.approval.as_ref(),
+            halt_epoch,
+            scope_revision: self.scope().revision(),
+        };
+        let decision = record::permitted(&parts, id, &digest, &basis);
         let started = decision.last_id();
         if let Err(error) = self.audit().append_all(decision.into_events()).await {
             return Err(Refusal::new(
@@ -78,105 +88,22 @@ impl Governance {
                 "the call was not made; try again when the audit trail can be written",
             ));
         }
-        Ok(Permit::new(
+        let permit = Permit::new(
             self.clone(),
-            id,
-            digest,
             &parts,
-            held.keep(),
-            started,
-        ))
-    }
-
-    /// The gates, in their order.
-    async fn decide(
-        &self,
-        call: &Call,
-        parts: &Parts<'_>,
-        id: CallId,
-    ) -> Result<Option<Reservation>, Refusal> {
-        let who = parts.principal;
-        let target = match parts.action {
-            Action::Tool(name) => Target::Tool(name.as_str()),
-            Action::Model(name) => Target::Model(name.as_str()),
-        };
-        self.scope()
-            .decide(who, target)
-            .map_err(|error| by_scope(&error))?;
-        if let Some(url) = parts.api {
-            self.scope()
-                .decide(who, Target::Api(url))
-                .map_err(|error| by_scope(&error))?;
+            Bound {
+                id,
+                digest,
+                started,
+                halt_epoch,
+            },
+            admitted,
+        );
+        // Who was halted while the gates were asked does not begin.
+        if let Err(halted) = self.halt().check(parts.principal) {
+            permit.release().await;
+            return Err(refused(by_halt(&halted)));
         }
-        let ceiling = call
-            .reserved(self.settings().default_max_output)
-            .map_err(|invalid| {
-                Refusal::new(
-                    Gate::Call,
-                    ErrorKind::Misuse,
-                    invalid,
-                    "declare the ceiling of the call",
-                )
-            })?;
-        match ceiling {
-            None => Ok(None),
-            Some(ceiling) => {
-                let reserved = self.cost().reserve_for(who, ceiling, id).await;
-                reserved.map(Some).map_err(|error| by_cost(&error))
-            }
-        }
-    }
-
-    /// The keyed hash that binds a permit to its call: who, what, on what, with which arguments.
-    fn digest(&self, parts: &Parts<'_>) -> [u8; 32] {
-        let who = parts.principal;
-        let mut fields = Fields::labelled("portcullis/call/v1");
-        fields
-            .present(who.agent_id().as_str().as_bytes())
-            .present(who.session_id().as_str().as_bytes())
-            .text(who.user_id().map(AsRef::as_ref))
-            .text(who.operator_id().map(AsRef::as_ref))
-            .text(who.parent().map(|parent| parent.agent_id().as_str()))
-            .text(who.parent().map(|parent| parent.session_id().as_str()))
-            .present(parts.action.kind().as_bytes())
-            .present(parts.action.name().as_bytes())
-            .text(parts.resource)
-            .text(parts.api)
-            .text(parts.provider)
-            .text(parts.args);
-        self.audit().derive(Purpose::Call).tag(&[fields.as_bytes()])
-    }
-}
-
-impl From<&ScopeError> for Refusal {
-    /// The scope gate's no, as every gate says it.
-    fn from(error: &ScopeError) -> Self {
-        by_scope(error)
-    }
-}
-
-fn by_scope(error: &ScopeError) -> Refusal {
-    Refusal::new(Gate::Scope, error.kind(), error.reason(), error.remedy())
-}
-
-fn by_cost(error: &CostError) -> Refusal {
-    Refusal::new(Gate::Cost, error.kind(), error.reason(), error.remedy())
-        .retry_after(error.retry_after())
-}
-
-/// A reservation whose call has not been permitted yet: dropped, it is given back.
-struct Held(Option<Reservation>);
-
-impl Held {
-    fn keep(mut self) -> Option<Reservation> {
-        self.0.take()
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(reservation) = self.0.take() {
-            reservation.release_detached();
-        }
+        Ok(permit)
     }
 }

@@ -1,6 +1,7 @@
 //! How a call ended, and what became of the record of it.
 
 use crate::audit::{Receipt, sha256};
+use crate::contracts::ContractError;
 use crate::cost::{CostError, Settled};
 use crate::ids::ModelName;
 use crate::money::Usd;
@@ -114,4 +115,7 @@ pub struct Settlement {
     pub receipt: Receipt,
     /// What was charged; `None` if nothing was reserved. After an error the reserve stays charged.
     pub charged: Option<Result<Settled, CostError>>,
+    /// The contract that the call broke, if it broke one that fails the call then. Results were not
+    /// shown to it: for that, use [`Governance::run`](crate::Governance::run).
+    pub broken: Option<ContractError>,
 }

@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use super::ask::{Admitted, by_halt};
 use super::outcome::{Outcome, Settlement, Status};
 use super::record::{self, Ended};
-use crate::audit::{AuditError, Receipt};
+use crate::audit::{AuditError, Receipt, sha256};
 use crate::call::{Action, Parts, Principal};
+use crate::contracts::{Ending, Passed};
 use crate::cost::{CostError, Reservation, Settled, Spent};
+use crate::error::Refusal;
 use crate::governance::Governance;
 use crate::ids::{CallId, EventId, ReservationId};
+use crate::loops::{Clear, Warning};
 use crate::money::Usd;
 use crate::usage::{CeilingAmount, Usage};
 
@@ -33,27 +37,46 @@ struct Live {
     action: Action,
     id: CallId,
     digest: [u8; 32],
+    halt_epoch: u64,
     reservation: Option<Reservation>,
     started: EventId,
+    /// The call in the loop gate's window, and what the model is to be told of it.
+    clear: Option<Clear>,
+    /// The contracts that have to be asked when it ends.
+    passed: Option<Passed>,
     /// What the work has reported so far.
     seen: Mutex<Seen>,
+}
+
+/// What a permit is bound to.
+pub(super) struct Bound {
+    pub(super) id: CallId,
+    pub(super) digest: [u8; 32],
+    pub(super) started: EventId,
+    pub(super) halt_epoch: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     usage: Option<Usage>,
     cost: Option<Usd>,
+    output: Option<[u8; 32]>,
 }
 
 impl Permit {
     pub(super) fn new(
         gov: Governance,
-        id: CallId,
-        digest: [u8; 32],
         parts: &Parts<'_>,
-        reservation: Option<Reservation>,
-        started: EventId,
+        bound: Bound,
+        admitted: Admitted,
     ) -> Self {
+        let Bound {
+            id,
+            digest,
+            started,
+            halt_epoch,
+        } = bound;
+        let promised = |passed: &Passed| !passed.promises_nothing();
         Self {
             live: Some(Live {
                 gov,
@@ -61,8 +84,11 @@ impl Permit {
                 action: parts.action.clone(),
                 id,
                 digest,
-                reservation,
+                halt_epoch,
+                reservation: admitted.reservation.keep(),
                 started,
+                clear: admitted.clear,
+                passed: admitted.passed.filter(promised),
                 seen: Mutex::default(),
             }),
         }
@@ -94,6 +120,59 @@ impl Permit {
     #[must_use]
     pub fn started(&self) -> Option<EventId> {
         self.live.as_ref().map(|live| live.started)
+    }
+
+    /// How often what was known of halts had changed when the gates were asked
+    /// ([`Halt::epoch`](crate::halt::Halt::epoch)).
+    #[must_use]
+    pub fn halt_epoch(&self) -> Option<u64> {
+        self.live.as_ref().map(|live| live.halt_epoch)
+    }
+
+    /// What the model is to be told: that it goes round in circles, and was let through all the same.
+    #[must_use]
+    pub fn warning(&self) -> Option<Warning> {
+        self.live.as_ref()?.clear.as_ref()?.warning()
+    }
+
+    /// Whether it is still good: for work that waits before it begins, or has several steps. Decides
+    /// at once, from memory.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] if the agent, its session, or an agent that started it was halted meanwhile. Stop,
+    /// and settle with what is known.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match &self.live {
+            Some(live) => {
+                let asked = live.gov.halt().check(&live.principal);
+                asked.map_err(|halted| by_halt(&halted))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the permit is no longer good, for work that cannot be run by
+    /// [`Governance::run`]: stop then. Never ends if that does not happen.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn until_halted(&self) -> Refusal {
+        match &self.live {
+            Some(live) => by_halt(&live.gov.halt().until_halted(&live.principal).await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells what came out, for loop detection and the trail: only a keyed hash of it is kept.
+    pub fn observe_output(&self, content: &[u8]) {
+        let Some(live) = &self.live else { return };
+        let hash = sha256(content);
+        live.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .output = Some(hash);
     }
 
     /// Tells how many tokens have been seen so far; the largest counts if the permit is dropped.
@@ -151,15 +230,26 @@ impl Permit {
         }
     }
 
+    /// The work was stopped by a halt: nobody knows how far it came.
+    pub(super) async fn settle_halted(self) {
+        self.settle(Outcome::unknown()).await;
+    }
+
     /// Settles with what was observed, for work that has reported to the permit as it went.
-    pub(super) async fn settle_observed(mut self, mut outcome: Outcome) -> Settlement {
-        let Some(live) = self.live.take() else {
-            return never();
+    /// Its contracts are left to the caller, who has the result.
+    pub(super) async fn settle_observed(
+        mut self,
+        mut outcome: Outcome,
+    ) -> (Settlement, Option<Passed>) {
+        let Some(mut live) = self.live.take() else {
+            return (never(), None);
         };
+        let passed = live.passed.take();
         let seen = *live.seen.lock().unwrap_or_else(PoisonError::into_inner);
         outcome.usage = outcome.usage.or(seen.usage);
         outcome.cost = outcome.cost.or(seen.cost);
-        live.settle(outcome).await
+        outcome.output = outcome.output.or(seen.output);
+        (live.settle(outcome).await, passed)
     }
 }
 
@@ -171,6 +261,7 @@ fn never() -> Settlement {
             error: AuditError::Closed,
         },
         charged: None,
+        broken: None,
     }
 }
 
@@ -215,11 +306,13 @@ impl Live {
                 action: &action,
                 id,
                 started,
+                halted: false,
             };
             let event = record::ended(&ended, &Outcome::failed("not_started"));
             Settlement {
                 receipt: gov.audit().log(event).await,
                 charged,
+                broken: None,
             }
         })
     }
@@ -232,8 +325,14 @@ impl Live {
             id,
             reservation,
             started,
+            clear,
+            passed,
             ..
         } = self;
+        let halted = gov.halt().check(&principal).is_err();
+        if let Some((mark, output)) = clear.and_then(|clear| clear.mark()).zip(outcome.output) {
+            gov.loops().observe_result(&principal, mark, &output);
+        }
         let charged = match reservation {
             Some(reservation) => Some(charge(reservation, &action, &outcome).await),
             None => None,
@@ -246,9 +345,25 @@ impl Live {
             action: &action,
             id,
             started,
+            halted,
         };
         let receipt = gov.audit().log(record::ended(&ended, &outcome)).await;
-        Settlement { receipt, charged }
+        let broken = match passed {
+            Some(passed) => {
+                let ending = match outcome.status {
+                    Status::Completed => Ending::completed_unseen(),
+                    Status::Failed(_) | Status::Refunded(_) | Status::Unknown => Ending::failed(),
+                };
+                let after = gov.contracts().after(&passed, &ending.recorded(&receipt));
+                after.await.err()
+            }
+            None => None,
+        };
+        Settlement {
+            receipt,
+            charged,
+            broken,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::audit::{AuditEvent, Kind};
 use crate::call::{Action, Parts, Principal};
 use crate::cost::Reservation;
 use crate::error::Refusal;
+use crate::gates::UsedApproval;
 use crate::ids::{CallId, EventId};
 
 /// The longest resource that is recorded; a longer one is bound by the digest alone.
@@ -31,9 +32,15 @@ pub(super) fn permitted(
     parts: &Parts<'_>,
     call: CallId,
     digest: &[u8; 32],
-    reservation: Option<&Reservation>,
+    basis: &Basis<'_>,
 ) -> Decision {
-    let decision = about(parts, Kind::PolicyDecision, call, digest).decision("allow");
+    let mut decision = about(parts, Kind::PolicyDecision, call, digest).decision("allow");
+    decision = decision
+        .with("halt_epoch", basis.halt_epoch)
+        .with("scope_revision", basis.scope_revision);
+    if let Some(approval) = basis.approval {
+        decision = decision.caused_by(approval.entry);
+    }
     let kind = match parts.action {
         Action::Tool(_) => Kind::ToolCallStarted,
         Action::Model(_) => Kind::LlmCallStarted,
@@ -42,10 +49,20 @@ pub(super) fn permitted(
     if let Some(args) = parts.args {
         started = started.input(args.as_bytes());
     }
-    if let Some(reservation) = reservation {
+    if let Some(reservation) = basis.reservation {
         started = started.with("reservation_id", reservation.id().to_string());
     }
     Decision { decision, started }
+}
+
+/// What a decision rests on.
+pub(super) struct Basis<'b> {
+    pub(super) reservation: Option<&'b Reservation>,
+    pub(super) approval: Option<&'b UsedApproval>,
+    /// What was known of halts.
+    pub(super) halt_epoch: u64,
+    /// The newest change of the scope policies that was in force.
+    pub(super) scope_revision: i64,
 }
 
 /// A refusal, and the gate that it came from.
@@ -82,6 +99,9 @@ pub(super) fn ended(call: &Ended<'_>, outcome: &Outcome) -> AuditEvent {
     if let Some(output) = outcome.output {
         event = event.output_sha256(output);
     }
+    if call.halted {
+        event = event.with("halted_meanwhile", true);
+    }
     match outcome.status {
         Status::Completed => event.decision("completed"),
         Status::Failed(code) => event.decision("failed").with("code", code),
@@ -99,6 +119,8 @@ pub(super) struct Ended<'c> {
     pub(super) action: &'c Action,
     pub(super) id: CallId,
     pub(super) started: EventId,
+    /// Whether somebody halted it while it was under way.
+    pub(super) halted: bool,
 }
 
 fn about(parts: &Parts<'_>, kind: Kind, call: CallId, digest: &[u8; 32]) -> AuditEvent {

@@ -1,11 +1,12 @@
 //! The pure decision: a policy made ready for look-ups, and what it says of one name or URL.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::error::ScopeError;
-use super::model::ScopePolicy;
+use super::model::{PolicyHash, ScopePolicy};
 use super::pattern::{ApiPattern, NamePattern};
 use super::url::ApiUrl;
 use crate::ids::{MAX_ID_LEN, is_well_formed};
@@ -21,13 +22,71 @@ pub(crate) enum Target<'t> {
     Model(&'t str),
 }
 
-/// What is known of an agent.
+/// What is known of an agent. Both policies count: what either denies is denied, so that what is
+/// stored can narrow what the program pinned, and never widen it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known<'k> {
+    /// The policy that the program brought along.
+    pub(super) pinned: Option<&'k Compiled>,
+    /// What is stored for everybody.
+    pub(super) stored: Option<&'k Stored>,
+}
+
+impl Known<'_> {
+    /// Whether either policy hides the tool.
+    pub(super) fn hides(&self, tool: &str) -> bool {
+        let stored = self.stored.and_then(Stored::policy);
+        [self.pinned, stored]
+            .into_iter()
+            .flatten()
+            .any(|policy| policy.hides(tool))
+    }
+}
+
+/// What is in force of what is stored.
 #[derive(Debug)]
-pub(super) enum Known {
-    /// Its policy.
-    Policy(Compiled),
-    /// It has one, and it cannot be read.
+pub(super) enum Stored {
+    /// It.
+    Policy(Policy),
+    /// It cannot be read: the last good one, which this process has seen.
+    Kept(Arc<Self>),
+    /// It cannot be read, and there is no good one.
     Broken,
+}
+
+impl Stored {
+    pub(super) fn policy(&self) -> Option<&Compiled> {
+        match self {
+            Self::Policy(policy) => Some(&policy.compiled),
+            Self::Kept(last) => last.policy(),
+            Self::Broken => None,
+        }
+    }
+
+    /// What is in force when the next version cannot be read.
+    pub(super) fn last_good(self: &Arc<Self>) -> Self {
+        match &**self {
+            Self::Policy(_) => Self::Kept(Arc::clone(self)),
+            Self::Kept(last) => Self::Kept(Arc::clone(last)),
+            Self::Broken => Self::Broken,
+        }
+    }
+
+    /// The hash of the text that is in force; empty if none is.
+    pub(super) fn hash(&self) -> &[u8] {
+        match self {
+            Self::Policy(policy) => &policy.hash,
+            Self::Kept(last) => last.hash(),
+            Self::Broken => &[],
+        }
+    }
+}
+
+/// A policy, and the hash of the text that it was read from.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) compiled: Compiled,
+    pub(super) hash: PolicyHash,
 }
 
 /// A policy, made ready for look-ups.
@@ -56,6 +115,27 @@ impl Compiled {
         }
     }
 
+    fn allows(&self, target: Target<'_>) -> Result<(), ScopeError> {
+        let allowed = |allowed: bool, error| if allowed { Ok(()) } else { Err(error) };
+        match target {
+            Target::Tool(name) => allowed(
+                self.tools.contain(name) && !self.hides(name),
+                ScopeError::ToolDenied,
+            ),
+            Target::Model(name) => {
+                let models = self.models.as_ref();
+                let listed = models.is_some_and(|models| models.contain(name));
+                let any = self.any_model && is_well_formed(name);
+                allowed(listed || any, ScopeError::ModelDenied)
+            }
+            Target::Api(url) => {
+                let url = ApiUrl::parse(url).map_err(ScopeError::InvalidUrl)?;
+                let listed = self.apis.as_ref().is_some_and(|apis| apis.contain(&url));
+                allowed(listed, ScopeError::ApiDenied)
+            }
+        }
+    }
+
     /// Whether the tool is hidden from the agent, whatever the case of its letters: a host that
     /// ignores case must not run what was hidden.
     pub(super) fn hides(&self, tool: &str) -> bool {
@@ -73,32 +153,18 @@ impl Compiled {
 }
 
 /// Decides; the one rule of this module. What is unknown is denied.
-pub(super) fn decide(known: Option<&Known>, target: Target<'_>) -> Result<(), ScopeError> {
-    let policy = match known {
-        None => return Err(ScopeError::UnknownAgent),
-        Some(Known::Broken) => return Err(ScopeError::BrokenPolicy),
-        Some(Known::Policy(policy)) => policy,
-    };
-    let allowed = |allowed: bool, error| if allowed { Ok(()) } else { Err(error) };
-    match target {
-        Target::Tool(name) => allowed(
-            policy.tools.contain(name) && !policy.hides(name),
-            ScopeError::ToolDenied,
-        ),
-        Target::Model(name) => {
-            let listed = policy
-                .models
-                .as_ref()
-                .is_some_and(|models| models.contain(name));
-            let any = policy.any_model && is_well_formed(name);
-            allowed(listed || any, ScopeError::ModelDenied)
-        }
-        Target::Api(url) => {
-            let url = ApiUrl::parse(url).map_err(ScopeError::InvalidUrl)?;
-            let listed = policy.apis.as_ref().is_some_and(|apis| apis.contain(&url));
-            allowed(listed, ScopeError::ApiDenied)
-        }
+pub(super) fn decide(known: Known<'_>, target: Target<'_>) -> Result<(), ScopeError> {
+    if known.pinned.is_none() && known.stored.is_none() {
+        return Err(ScopeError::UnknownAgent);
     }
+    if let Some(policy) = known.pinned {
+        policy.allows(target)?;
+    }
+    if let Some(stored) = known.stored {
+        let policy = stored.policy().ok_or(ScopeError::BrokenPolicy)?;
+        policy.allows(target)?;
+    }
+    Ok(())
 }
 
 /// A set of names and prefixes.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::pattern::PatternProblem;
 use super::url::UrlProblem;
-use crate::error::ErrorKind;
+use crate::error::{Disabled, ErrorKind};
 use crate::halt::Halted;
 use crate::ids::InvalidId;
 use crate::store::StoreError;
@@ -28,10 +28,13 @@ pub enum ScopeError {
     ModelDenied,
     /// The URL can be read in more than one way, so it is not compared with anything.
     InvalidUrl(UrlProblem),
-    /// The agent's stored policy cannot be read, so it may do nothing.
+    /// The agent's stored policy cannot be read and this process has seen no good one, so it may do
+    /// nothing.
     BrokenPolicy,
     /// A policy that was given is none.
     Policy(InvalidPolicy),
+    /// The host switched the gate off.
+    Disabled(Disabled),
     /// The database could not be opened.
     Database,
     /// The database did not take or give a policy.
@@ -51,6 +54,7 @@ impl ScopeError {
             | Self::InvalidUrl(_) => ErrorKind::Denied,
             Self::BrokenPolicy => ErrorKind::Integrity,
             Self::Policy(_) => ErrorKind::Misuse,
+            Self::Disabled(disabled) => disabled.kind(),
             Self::Database => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),
         }
@@ -68,6 +72,7 @@ impl ScopeError {
             Self::InvalidUrl(_) => "the URL is not in the one form that is compared",
             Self::BrokenPolicy => "the agent's stored scope policy cannot be read",
             Self::Policy(_) => "the scope policy is invalid",
+            Self::Disabled(disabled) => disabled.reason(),
             Self::Database => "the database of the scope policies could not be opened",
             Self::Store(_) => "the scope policies could not be read or written",
         }
@@ -85,6 +90,7 @@ impl ScopeError {
             Self::InvalidUrl(problem) => problem.remedy(),
             Self::BrokenPolicy => "an operator must register it again",
             Self::Policy(_) => "correct it and register it again",
+            Self::Disabled(disabled) => disabled.remedy(),
             Self::Database => "check its URL and that it runs",
             Self::Store(_) => "check the database and try again",
         }
@@ -98,7 +104,7 @@ impl ScopeError {
             Self::ToolDenied | Self::ApiDenied | Self::ModelDenied => "not_allowed",
             Self::InvalidUrl(_) => "invalid_url",
             Self::BrokenPolicy => "broken_policy",
-            Self::Policy(_) | Self::Database | Self::Store(_) => "failed",
+            Self::Policy(_) | Self::Disabled(_) | Self::Database | Self::Store(_) => "failed",
         }
     }
 }
@@ -125,6 +131,12 @@ impl From<InvalidPolicy> for ScopeError {
 impl From<Halted> for ScopeError {
     fn from(halted: Halted) -> Self {
         Self::Halted(halted)
+    }
+}
+
+impl From<Disabled> for ScopeError {
+    fn from(disabled: Disabled) -> Self {
+        Self::Disabled(disabled)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::engine::Target;
 use super::error::ScopeError;
-use super::model::PolicyText;
+use super::model::PolicyHash;
 use super::url::ApiUrl;
 use crate::audit::{Audit, AuditEvent, Kind, Receipt};
 use crate::call::Principal;
@@ -42,20 +42,27 @@ pub(super) fn withheld(who: &Principal, hidden: &[String]) -> AuditEvent {
 }
 
 /// Puts policies that are in force on record, each by the hash of its stored text.
-pub(super) async fn record_registered(audit: &Audit, policies: &[(AgentId, PolicyText)]) {
-    if let [(agent, text)] = policies {
-        record(audit, registered(agent, text)).await;
+pub(super) async fn record_registered(audit: &Audit, policies: &[(AgentId, PolicyHash)]) {
+    if let [(agent, hash)] = policies {
+        record(audit, changed("registered", agent, hash)).await;
         return;
     }
     for batch in policies.chunks(BATCH) {
-        let events = batch.iter().map(|(agent, text)| registered(agent, text));
+        let events = batch
+            .iter()
+            .map(|(agent, hash)| changed("registered", agent, hash));
         if let Err(error) = audit.append_all(events.collect()).await {
             tracing::error!(%error, policies = batch.len(), "registered scope policies are not on record");
         }
     }
 }
 
-/// Puts on record that an agent has no policy any more.
+/// Puts on record that a program has a policy of its own in force.
+pub(super) async fn record_pinned(audit: &Audit, agent: &AgentId, hash: &PolicyHash) {
+    record(audit, changed("pinned", agent, hash)).await;
+}
+
+/// Puts on record that an agent has no stored policy any more.
 pub(super) async fn record_removed(audit: &Audit, agent: &AgentId) {
     let event = AuditEvent::system(None, Kind::ScopePolicyRegistered)
         .decision("removed")
@@ -63,11 +70,11 @@ pub(super) async fn record_removed(audit: &Audit, agent: &AgentId) {
     record(audit, event).await;
 }
 
-fn registered(agent: &AgentId, text: &PolicyText) -> AuditEvent {
+fn changed(how: &'static str, agent: &AgentId, hash: &PolicyHash) -> AuditEvent {
     AuditEvent::system(None, Kind::ScopePolicyRegistered)
-        .decision("registered")
+        .decision(how)
         .with("agent", agent.as_str())
-        .with("policy_hash", &text.hash)
+        .with("policy_hash", hex::encode(hash))
 }
 
 async fn record(audit: &Audit, event: AuditEvent) {

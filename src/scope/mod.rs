@@ -6,11 +6,16 @@
 //! they take no lock, wait for nothing and, when they allow, allocate nothing. Refusals are audited
 //! in the background, which neither slows nor changes them.
 //!
-//! | The store is | [`Scope::check`] | [`Scope::register`], [`Scope::remove`] | [`Scope::reload`] |
+//! What one program [registers](Scope::register) is in force in all of them within a second, all of
+//! one call together; so is a removal. A policy that a program [pins](Scope::pin) is its own: never
+//! stored, never dropped by a reload. Where an agent has both, **both apply: what either denies is
+//! denied**.
+//!
+//! | The store is | [`Scope::check`] | [`Scope::register`], [`Scope::remove`] | changes of others |
 //! |---|---|---|---|
-//! | reachable | decides from what is loaded | stored, then in force | reads all policies |
-//! | unreachable | decides from what is loaded | fails; what was in force stays | fails; what was in force stays |
-//! | holding a broken policy | denies its agent | replaces it | denies its agent, loads the others, says so in the log and in [`Scope::status`] |
+//! | reachable | decides from what is loaded | stored, then in force | in force within a second: heard, or found by looking |
+//! | unreachable | decides from what is loaded | fails; what was in force stays | not seen; [`Scope::status`] knows since when |
+//! | holding a broken policy | goes by the last good one that the program has seen; denies if there is none | replaces it | the others are in force; the log, [`Scope::status`] and health say which is broken |
 //!
 //! ```no_run
 //! # async fn example(scope: portcullis::scope::Scope) -> Result<(), Box<dyn std::error::Error>> {
@@ -32,10 +37,11 @@
 mod engine;
 mod error;
 mod evidence;
+mod follow;
 mod index;
 mod model;
 mod pattern;
-mod store;
+mod status;
 mod tools;
 mod url;
 
@@ -45,25 +51,23 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
-
 pub(crate) use engine::Target;
 pub use error::{InvalidPolicy, ScopeError};
 pub use model::ScopePolicy;
 pub use pattern::PatternProblem;
+pub use status::ScopeStatus;
 pub use tools::NamedTool;
 pub use url::UrlProblem;
 
-use self::engine::{Compiled, Known};
+use self::follow::Read;
 use self::index::Index;
-use self::store::{Row, ScopeStore};
 use crate::audit::{Audit, AuditKeys};
 use crate::call::Principal;
+use crate::error::{Disabled, Module};
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{AgentId, TenantId};
-use crate::store::{Database, Store, StoreError, StoreFault};
-use crate::time::{SystemClock, Timestamp};
+use crate::store::{Database, Policies, PolicyWatch, Store, StoreError, StoreFault};
+use crate::time::SystemClock;
 
 /// The scope gate of one tenant. Cheap to clone; every clone is the same gate.
 #[derive(Clone, Debug)]
@@ -73,29 +77,31 @@ pub struct Scope {
 
 #[derive(Debug)]
 struct Shared {
-    store: ScopeStore,
-    clock: Store,
+    index: Arc<Index>,
+    /// Keeps the index in step with what is stored.
+    watch: PolicyWatch<Option<Read>>,
     audit: Audit,
     halt: Halt,
-    index: Index,
-    loaded_at: ArcSwapOption<Timestamp>,
-    /// Held while policies are written and taken into force, so that memory and database have
-    /// them in the same order. Checks never wait for it.
-    writing: Mutex<()>,
+    off: Option<Disabled>,
 }
 
 impl Scope {
-    /// A gate over `store`, which denies everything until it has loaded.
-    pub(crate) fn new(store: Store, audit: Audit, halt: Halt) -> Self {
+    /// A gate over `store`, which denies everything until it has loaded, or, if it is switched `off`,
+    /// answers nothing else.
+    pub(crate) fn new(store: Store, audit: Audit, halt: Halt, off: Option<Disabled>) -> Self {
+        let index = Arc::new(Index::new());
+        let followed = Arc::clone(&index);
+        let watch = Policies::new(store, Module::Scope.as_str()).watch(
+            |row| follow::read(&row),
+            move |changes| followed.apply(changes),
+        );
         Self {
             shared: Arc::new(Shared {
-                store: ScopeStore::new(store.clone()),
-                clock: store,
+                index,
+                watch,
                 audit,
                 halt,
-                index: Index::new(),
-                loaded_at: ArcSwapOption::empty(),
-                writing: Mutex::new(()),
+                off,
             }),
         }
     }
@@ -122,7 +128,7 @@ impl Scope {
         let audit = Audit::start(store.clone(), keys, &crate::audit::AuditOptions::default());
         let halt = Halt::new(store.clone(), audit.clone(), &HaltSettings::default());
         halt.load().await?;
-        let scope = Self::new(store, audit, halt);
+        let scope = Self::new(store, audit, halt, None);
         scope.load().await?;
         Ok(scope)
     }
@@ -198,6 +204,7 @@ impl Scope {
         target: Target<'_>,
     ) -> Result<Allowed, ScopeError> {
         let index = &self.shared.index;
+        self.on()?;
         self.shared.halt.check(who)?;
         match index.with(who.agent_id(), |known| engine::decide(known, target)) {
             Ok(()) => Ok(Allowed(())),
@@ -213,15 +220,19 @@ impl Scope {
     /// What of `tools` to show to the model of `who`: those that it may call.
     ///
     /// Hidden and unlisted tools are taken out, and so is every description without a recognisable
-    /// name. The order stays.
+    /// name. The order stays. Of a gate that is switched off nothing is left.
     #[must_use]
     pub fn filter_tools<T: NamedTool>(&self, who: &Principal, tools: Vec<T>) -> Vec<T> {
+        if let Err(disabled) = self.on() {
+            tracing::error!(%disabled, "no tool is shown");
+            return Vec::new();
+        }
         let mut tools = tools;
         let mut hidden = Vec::new();
         self.shared.index.with(who.agent_id(), |known| {
             tools.retain(|tool| {
                 let name = tool.tool_name();
-                if matches!(known, Some(Known::Policy(policy)) if policy.hides(name)) {
+                if known.hides(name) {
                     hidden.push(name.to_owned());
                 }
                 engine::decide(known, Target::Tool(name)).is_ok()
@@ -234,13 +245,14 @@ impl Scope {
         tools
     }
 
-    /// Sets the policy of its agent, replacing the one it had: stored, in force, on record.
+    /// Sets the stored policy of its agent, for every program, replacing the one it had: stored, in
+    /// force, on record.
     ///
     /// # Errors
     ///
     /// * [`ScopeError::Policy`] if the policy is too long to be stored.
-    /// * [`ScopeError::Store`] if it may not have been stored. What was in force still is; register
-    ///   the policy again.
+    /// * [`ScopeError::Store`] if it may not have been stored. If it was, it comes into force with the
+    ///   next look; register it again.
     ///
     /// # Cancel safety
     ///
@@ -250,8 +262,8 @@ impl Scope {
         self.register_all([policy]).await
     }
 
-    /// Sets the policies of many agents in one transaction: all, or none. Of two for one agent the
-    /// later one counts.
+    /// Sets the stored policies of many agents in one transaction: all, or none. Of two for one agent
+    /// the later one counts. Every program takes them into force together.
     ///
     /// # Errors
     ///
@@ -264,30 +276,29 @@ impl Scope {
         &self,
         policies: impl IntoIterator<Item = ScopePolicy>,
     ) -> Result<(), ScopeError> {
+        self.on()?;
         let mut last = BTreeMap::new();
         for policy in policies {
             last.insert(policy.agent().clone(), policy);
         }
-        let mut texts = Vec::with_capacity(last.len());
-        let mut changes = Vec::with_capacity(last.len());
+        let mut documents = Vec::with_capacity(last.len());
+        let mut hashes = Vec::with_capacity(last.len());
         for (agent, policy) in last {
-            texts.push((agent.clone(), policy.document()?));
-            let known = Known::Policy(Compiled::new(&policy));
-            changes.push((agent, Some(known)));
+            let document = policy.document()?;
+            documents.push((agent.as_str().to_owned(), document.text));
+            hashes.push((agent, document.hash));
         }
         let scope = self.clone();
         detached(async move {
-            let writing = scope.shared.writing.lock().await;
-            scope.shared.store.upsert_all(&texts).await?;
-            scope.shared.index.change(changes);
-            drop(writing);
-            evidence::record_registered(&scope.shared.audit, &texts).await;
+            scope.shared.watch.upsert_all(documents).await?;
+            evidence::record_registered(&scope.shared.audit, &hashes).await;
             Ok(())
         })
         .await
     }
 
-    /// Takes the policy of `agent` away, so that it may do nothing; says whether it had one.
+    /// Takes the stored policy of `agent` away; says whether it had one. Unless the program pinned
+    /// one, it may then do nothing.
     ///
     /// # Errors
     ///
@@ -297,19 +308,49 @@ impl Scope {
     ///
     /// Cancel safe: once begun it is finished in the background.
     pub async fn remove(&self, agent: &AgentId) -> Result<bool, ScopeError> {
+        self.on()?;
         let agent = agent.clone();
         let scope = self.clone();
         detached(async move {
-            let writing = scope.shared.writing.lock().await;
-            let found = scope.shared.store.delete(&agent).await?;
-            scope.shared.index.change(vec![(agent.clone(), None)]);
-            drop(writing);
+            let name = agent.as_str().to_owned();
+            let found = scope.shared.watch.delete(name).await?;
             if found {
                 evidence::record_removed(&scope.shared.audit, &agent).await;
             }
             Ok(found)
         })
         .await
+    }
+
+    /// Puts a policy in force that belongs to this program: it is not stored, no reload drops it, and
+    /// no other program knows it. It replaces what was pinned for its agent before.
+    ///
+    /// Where a policy is stored, too, both apply: what either denies is denied. So what is stored can
+    /// narrow what the program pins, and never widen it.
+    ///
+    /// # Errors
+    ///
+    /// [`ScopeError::Policy`] if the policy is longer than one that is stored may be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it is in force at once, and put on record in the background.
+    pub async fn pin(&self, policy: ScopePolicy) -> Result<(), ScopeError> {
+        self.on()?;
+        let (agent, hash) = (policy.agent().clone(), policy.document()?.hash);
+        self.shared.index.pin(policy, hash);
+        let scope = self.clone();
+        detached(async move {
+            evidence::record_pinned(&scope.shared.audit, &agent, &hash).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The policies that this program pinned, in the order of their agents.
+    #[must_use]
+    pub fn pinned(&self) -> Vec<ScopePolicy> {
+        self.shared.index.pinned()
     }
 
     /// The stored policies, in the order of their agents. Broken ones are left out; they are named
@@ -319,13 +360,32 @@ impl Scope {
     ///
     /// [`ScopeError::Store`] if they could not be read.
     pub async fn policies(&self) -> Result<Vec<ScopePolicy>, ScopeError> {
-        let mut policies = Vec::new();
-        self.each_stored(|_, read| policies.extend(read.ok()))
-            .await?;
-        Ok(policies)
+        self.on()?;
+        let stored = self.shared.watch.policies();
+        let mut policies = BTreeMap::new();
+        let (mut revision, mut after) = (0, String::new());
+        loop {
+            let page = stored.list_since(revision, &after).await?;
+            let Some(last) = page.last() else {
+                return Ok(policies.into_values().collect());
+            };
+            revision = last.revision;
+            after.clone_from(&last.name);
+            for row in page {
+                let Ok(agent) = AgentId::parse(&row.name) else {
+                    continue;
+                };
+                let text = row.document.as_deref();
+                match text.map(|text| ScopePolicy::from_document(&agent, text)) {
+                    Some(Ok(policy)) => policies.insert(agent, policy),
+                    _ => policies.remove(&agent),
+                };
+            }
+        }
     }
 
-    /// Reads all policies again, those of other programs too.
+    /// Reads all stored policies again. There is no need to: what others change comes into force by
+    /// itself.
     ///
     /// # Errors
     ///
@@ -333,72 +393,39 @@ impl Scope {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the new policies come into force together at the end.
+    /// Cancel safe: what was read comes into force together at the end.
     pub async fn reload(&self) -> Result<(), ScopeError> {
-        self.load().await
+        self.on()?;
+        Ok(self.shared.watch.reread().await?)
     }
 
-    /// What is in force.
-    #[must_use]
-    pub fn status(&self) -> ScopeStatus {
-        ScopeStatus {
-            agents: self.shared.index.len(),
-            broken: self.shared.index.broken(),
-            loaded_at: self.shared.loaded_at.load().as_deref().copied(),
-        }
-    }
-
-    /// Reads all policies and brings them into force.
+    /// Reads all policies, brings them into force, and follows their changes.
     pub(crate) async fn load(&self) -> Result<(), ScopeError> {
-        let writing = self.shared.writing.lock().await;
-        let mut all = Vec::new();
-        self.each_stored(|agent, read| {
-            let known = match read {
-                Ok(policy) => Known::Policy(Compiled::new(&policy)),
-                Err(_) => Known::Broken,
-            };
-            all.push((agent, known));
-        })
-        .await?;
-        self.shared.index.replace(all);
-        let now = self.shared.clock.now();
-        self.shared.loaded_at.store(Some(Arc::new(now)));
-        drop(writing);
+        if self.is_on() {
+            self.shared.watch.start().await?;
+        }
         Ok(())
     }
 
-    /// Reads the stored policies one after the other; says loudly which ones cannot be.
-    async fn each_stored(
-        &self,
-        mut each: impl FnMut(AgentId, Result<ScopePolicy, InvalidPolicy>),
-    ) -> Result<(), ScopeError> {
-        let mut after = String::new();
-        loop {
-            let page: Vec<Row> = self.shared.store.list_after(&after).await?;
-            let Some((last, _)) = page.last() else {
-                return Ok(());
-            };
-            after.clone_from(last);
-            for (agent, text) in page {
-                let Ok(agent) = AgentId::parse(&agent) else {
-                    // No principal can have this id, so nothing has to be denied.
-                    tracing::error!("a stored scope policy has an agent id that is none");
-                    continue;
-                };
-                let read = ScopePolicy::from_document(&agent, &text);
-                if let Err(error) = &read {
-                    tracing::error!(%agent, %error, "a stored scope policy cannot be read: the agent is denied everything");
-                }
-                each(agent, read);
-            }
-        }
+    /// Stops following changes. What is in force stays.
+    pub(crate) fn shutdown(&self) {
+        self.shared.watch.stop();
+    }
+
+    /// Whether the host left the gate on.
+    pub(crate) fn is_on(&self) -> bool {
+        self.shared.off.is_none()
+    }
+
+    fn on(&self) -> Result<(), Disabled> {
+        self.shared.off.map_or(Ok(()), Err)
     }
 
     fn hides(&self, who: &Principal, target: Target<'_>) -> bool {
         self.shared
             .index
-            .with(who.agent_id(), |known| match (known, target) {
-                (Some(Known::Policy(policy)), Target::Tool(name)) => policy.hides(name),
+            .with(who.agent_id(), |known| match target {
+                Target::Tool(name) => known.hides(name),
                 _ => false,
             })
     }
@@ -418,15 +445,3 @@ async fn detached<T: Send + 'static>(
 /// Proof that the scope gate allowed one use. It has no public constructor.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Allowed(());
-
-/// What is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ScopeStatus {
-    /// How many agents have a policy.
-    pub agents: usize,
-    /// The agents whose stored policies cannot be read. They are denied everything.
-    pub broken: Vec<AgentId>,
-    /// When all policies were last read; `None` if they never were, and everything is denied.
-    pub loaded_at: Option<Timestamp>,
-}

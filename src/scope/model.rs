@@ -170,7 +170,7 @@ impl ScopePolicy {
         if text.len() > MAX_DOCUMENT {
             return Err(InvalidPolicy::TooLong);
         }
-        let hash = hex::encode(Sha256::digest(&text));
+        let hash = hash_of(&text);
         Ok(PolicyText { text, hash })
     }
 
@@ -203,8 +203,14 @@ impl ScopePolicy {
 #[derive(Debug)]
 pub(super) struct PolicyText {
     pub(super) text: String,
-    /// SHA-256 of the text, in hex.
-    pub(super) hash: String,
+    pub(super) hash: PolicyHash,
+}
+
+/// SHA-256 of a policy's text, by which it is on record.
+pub(super) type PolicyHash = [u8; 32];
+
+pub(super) fn hash_of(text: &str) -> PolicyHash {
+    Sha256::digest(text).into()
 }
 
 #[derive(Serialize, Deserialize)]

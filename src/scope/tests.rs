@@ -1,16 +1,18 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::engine::{Compiled, Known, Target, decide};
+use super::engine::{Compiled, Known, Policy, Stored, Target, decide};
 use super::error::{InvalidPolicy, ScopeError};
 use super::evidence;
-use super::index::Index;
-use super::model::ScopePolicy;
+use super::follow::{Found, Read};
+use super::index::{Fault, Index};
+use super::model::{ScopePolicy, hash_of};
 use super::tools::NamedTool;
 use super::url::{ApiUrl, UrlProblem};
 use crate::call::Principal;
 use crate::error::ErrorKind;
 use crate::ids::AgentId;
+use crate::store::PolicyChanges;
 
 fn agent() -> AgentId {
     AgentId::parse("a").unwrap()
@@ -20,35 +22,50 @@ fn policy() -> ScopePolicy {
     ScopePolicy::new(agent())
 }
 
-fn known(policy: &ScopePolicy) -> Known {
-    Known::Policy(Compiled::new(policy))
+fn ready(policy: &ScopePolicy) -> Policy {
+    Policy {
+        compiled: Compiled::new(policy),
+        hash: policy.document().unwrap().hash,
+    }
+}
+
+/// What is decided where only `policy` is stored.
+fn decided(policy: &ScopePolicy, target: Target<'_>) -> Result<(), ScopeError> {
+    let stored = Stored::Policy(ready(policy));
+    decide(by_store(&stored), target)
+}
+
+fn by_store(stored: &Stored) -> Known<'_> {
+    Known {
+        stored: Some(stored),
+        pinned: None,
+    }
 }
 
 fn tool(policy: &ScopePolicy, name: &str) -> Result<(), ScopeError> {
-    decide(Some(&known(policy)), Target::Tool(name))
+    decided(policy, Target::Tool(name))
 }
 
 fn api(patterns: &[&str], url: &str) -> Result<(), ScopeError> {
     let policy = policy().allow_apis(patterns).unwrap();
-    decide(Some(&known(&policy)), Target::Api(url))
+    decided(&policy, Target::Api(url))
 }
 
 #[test]
 fn what_is_unknown_is_denied() {
     assert_eq!(
-        decide(None, Target::Tool("x")),
+        decide(Known::default(), Target::Tool("x")),
         Err(ScopeError::UnknownAgent)
     );
-    let empty = known(&policy());
     for (target, error) in [
         (Target::Tool("x"), ScopeError::ToolDenied),
         (Target::Model("x"), ScopeError::ModelDenied),
         (Target::Api("https://x.test/"), ScopeError::ApiDenied),
     ] {
-        assert_eq!(decide(Some(&empty), target), Err(error.clone()));
+        assert_eq!(decided(&policy(), target), Err(error.clone()));
         assert_eq!(error.kind(), ErrorKind::Denied);
         assert_eq!(
-            decide(Some(&Known::Broken), target),
+            decide(by_store(&Stored::Broken), target),
             Err(ScopeError::BrokenPolicy)
         );
     }
@@ -174,7 +191,7 @@ fn a_hidden_tool_is_denied_as_one_that_does_not_exist() {
 
 #[test]
 fn models_are_denied_unless_listed_or_all_are_allowed() {
-    let asked = |policy: &ScopePolicy, name| decide(Some(&known(policy)), Target::Model(name));
+    let asked = |policy: &ScopePolicy, name| decided(policy, Target::Model(name));
     let some = policy().allow_models(["gpt-4o-mini", "claude-*"]).unwrap();
     assert_eq!(asked(&some, "gpt-4o-mini"), Ok(()));
     assert_eq!(asked(&some, "claude-opus"), Ok(()));
@@ -482,7 +499,7 @@ fn no_error_repeats_what_was_asked_for_or_reveals_what_is_allowed() {
         "https://a:marker@marker-allowed.test/",
         "marker",
     ] {
-        errors.push(decide(Some(&known(&policy)), Target::Api(url)).unwrap_err());
+        errors.push(decided(&policy, Target::Api(url)).unwrap_err());
     }
     for bad in ["marker*", "mark er", "marker\u{e4}"] {
         errors.push(policy.clone().allow_tools([bad]).unwrap_err().into());
@@ -496,24 +513,126 @@ fn no_error_repeats_what_was_asked_for_or_reveals_what_is_allowed() {
 }
 
 #[test]
+fn what_either_policy_denies_is_denied() {
+    let asked = |pinned: &ScopePolicy, stored: &ScopePolicy, target| {
+        let (compiled, stored) = (Compiled::new(pinned), Stored::Policy(ready(stored)));
+        let both = Known {
+            pinned: Some(&compiled),
+            stored: Some(&stored),
+        };
+        decide(both, target)
+    };
+    let wide = policy()
+        .allow_tools(["x", "y"])
+        .unwrap()
+        .allow_any_model()
+        .allow_apis(["https://a.test/*"])
+        .unwrap();
+    let narrow = policy().allow_tools(["x"]).unwrap();
+    let hiding = wide.clone().hide_tools(["X"]).unwrap();
+    let denied = Err(ScopeError::ToolDenied);
+    for (a, b) in [(&wide, &narrow), (&narrow, &wide)] {
+        assert_eq!(asked(a, b, Target::Tool("x")), Ok(()));
+        assert_eq!(asked(a, b, Target::Tool("y")), denied);
+        assert_eq!(
+            asked(a, b, Target::Model("m")),
+            Err(ScopeError::ModelDenied)
+        );
+        let api = Target::Api("https://a.test/");
+        assert_eq!(asked(a, b, api), Err(ScopeError::ApiDenied));
+    }
+    for (a, b) in [(&wide, &hiding), (&hiding, &wide)] {
+        assert_eq!(asked(a, b, Target::Tool("x")), denied);
+        assert_eq!(asked(a, b, Target::Tool("y")), Ok(()));
+    }
+    // A stored policy that cannot be read is one that denies.
+    let compiled = Compiled::new(&wide);
+    let known = Known {
+        pinned: Some(&compiled),
+        stored: Some(&Stored::Broken),
+    };
+    assert_eq!(
+        decide(known, Target::Tool("x")),
+        Err(ScopeError::BrokenPolicy)
+    );
+}
+
+fn changes(
+    whole: bool,
+    rows: impl IntoIterator<Item = (AgentId, Found)>,
+) -> PolicyChanges<Option<Read>> {
+    let rows = rows.into_iter();
+    PolicyChanges {
+        revision: 1,
+        rows: rows
+            .map(|(agent, found)| Some(Read { agent, found }))
+            .collect(),
+        whole,
+    }
+}
+
+const BROKEN: Found = Found::Broken(InvalidPolicy::OtherAgent);
+
+#[test]
 fn the_index_changes_only_what_it_is_told_to() {
     let index = Index::new();
     let id = |i: usize| AgentId::parse(format!("agent-{i}")).unwrap();
-    let entry = |i| (id(i), known(&policy()));
-    index.replace((0..2_000).map(entry).collect());
-    index.change(vec![
-        (id(1), None),
-        (id(2), Some(Known::Broken)),
-        (id(2_000), Some(Known::Broken)),
-    ]);
-    assert_eq!(index.len(), 2_000);
-    assert_eq!(index.broken(), [id(2), id(2_000)]);
+    let entry = |i| (id(i), Found::Policy(ready(&policy())));
+    index.apply(changes(true, (0..2_000).map(entry)));
+    index.pin(ScopePolicy::new(id(1)), hash_of("x"));
+    index.pin(ScopePolicy::new(id(3_000)), hash_of("x"));
+    let several = [(id(1), Found::Gone), (id(2), BROKEN), (id(2_000), BROKEN)];
+    index.apply(changes(false, several));
+    assert_eq!(index.stored(), 2_000);
+    assert_eq!(index.broken(Fault::Denied), [id(2_000)]);
+    assert_eq!(index.broken(Fault::Kept), [id(2)]);
     for i in 0..2_001 {
-        let there = index.with(&id(i), |known| known.is_some());
-        assert_eq!(there, i != 1, "{i}");
+        let known = index.with(&id(i), |known| {
+            (known.stored.is_some(), known.pinned.is_some())
+        });
+        assert_eq!(known, (i != 1, i == 1), "{i}");
     }
-    index.replace(vec![entry(7)]);
-    assert_eq!(index.len(), 1);
+    // Everything again: what is not in it is gone, what was pinned is not.
+    index.apply(changes(true, [entry(7), (id(8), BROKEN), (id(2), BROKEN)]));
+    assert_eq!(index.stored(), 3);
+    assert_eq!(index.broken(Fault::Denied), []);
+    assert_eq!(index.broken(Fault::Kept), [id(2), id(8)]);
+    assert_eq!(index.pinned().len(), 2);
+    index.apply(changes(false, [entry(8), (id(2), Found::Gone)]));
+    assert_eq!(index.broken(Fault::Kept), []);
+    // Twice in one look: the later counts.
+    index.apply(changes(
+        false,
+        [
+            entry(9),
+            (id(9), BROKEN),
+            (id(7), BROKEN),
+            (id(7), Found::Gone),
+        ],
+    ));
+    assert_eq!(index.broken(Fault::Kept), [id(9)]);
+    assert_eq!(index.stored(), 2);
+}
+
+#[test]
+fn what_is_in_force_has_one_name_in_every_process() {
+    let id = |i: usize| AgentId::parse(format!("agent-{i}")).unwrap();
+    let entry = |i| (id(i), Found::Policy(ready(&ScopePolicy::new(id(i)))));
+    let (a, b) = (Index::new(), Index::new());
+    assert_eq!(a.hash(), b.hash());
+    a.apply(changes(true, (0..50).map(entry)));
+    for i in (0..50).rev() {
+        assert_ne!(a.hash(), b.hash());
+        b.apply(changes(false, [entry(i)]));
+    }
+    assert_eq!(a.hash(), b.hash());
+    a.apply(changes(false, [(id(3), BROKEN)]));
+    assert_ne!(a.hash(), b.hash());
+    b.apply(changes(false, [(id(3), BROKEN)]));
+    assert_eq!(a.hash(), b.hash());
+    let pin = ScopePolicy::new(id(3));
+    a.pin(pin.clone(), pin.document().unwrap().hash);
+    assert_ne!(a.hash(), b.hash());
 }
 
 /// Text that comes near to what means something in a URL.

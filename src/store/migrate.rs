@@ -34,7 +34,7 @@ macro_rules! step {
 
 pub(crate) const MIGRATIONS: &[Step] = &[
     step!(1, "0001_audit", oldest_compatible: 1),
-    step!(2, "0002_scope", oldest_compatible: 2),
+    step!(2, "0002_policies", oldest_compatible: 2),
     step!(3, "0003_cost", oldest_compatible: 3),
     step!(4, "0004_outbox", oldest_compatible: 4),
     step!(5, "0005_keyring", oldest_compatible: 5),
@@ -43,7 +43,12 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(8, "0008_anchors", oldest_compatible: 5),
     step!(9, "0009_retention", oldest_compatible: 5),
     step!(10, "0010_head_signatures", oldest_compatible: 5),
-    step!(12, "0012_budget_leases", oldest_compatible: 5),
+    step!(11, "0011_halt", oldest_compatible: 11),
+    step!(12, "0012_presence", oldest_compatible: 11),
+    step!(13, "0013_coverage", oldest_compatible: 11),
+    step!(14, "0014_loops", oldest_compatible: 11),
+    step!(15, "0015_approvals", oldest_compatible: 11),
+    step!(16, "0016_budget_leases", oldest_compatible: 11),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at
@@ -57,6 +62,7 @@ pub struct Migration<'d> {
     database: &'d Database,
     app_role: Option<String>,
     archivist_role: Option<String>,
+    operator_role: Option<String>,
 }
 
 /// What a migration did.
@@ -76,6 +82,7 @@ impl<'d> Migration<'d> {
             database,
             app_role: None,
             archivist_role: None,
+            operator_role: None,
         }
     }
 
@@ -94,12 +101,20 @@ impl<'d> Migration<'d> {
         self
     }
 
+    /// Also gives a role what operators need: all that the application has, and to resume what is
+    /// halted. The application's role may halt and never resume; it must not be this role nor a member
+    /// of it. The role must exist.
+    pub fn operator_role(mut self, role: impl Into<String>) -> Self {
+        self.operator_role = Some(role.into());
+        self
+    }
+
     /// Runs it.
     ///
     /// # Errors
     ///
     /// * [`MigrateError::SharedRole`] if the application's role is, or may become, one that removes
-    ///   entries.
+    ///   entries or resumes what is halted.
     /// * [`MigrateError::ForeignSchema`] if there is a schema `portcullis` that is not ours.
     /// * [`MigrateError::Changed`] if a released step was edited.
     /// * [`MigrateError::Schema`] if the schema is newer than this program can serve.
@@ -127,10 +142,15 @@ impl<'d> Migration<'d> {
             .await
             .map_err(during("lock the migrations"))?;
         let applied = apply_missing(&mut tx).await?;
-        if self.app_role.is_some() || self.archivist_role.is_some() {
-            let (app, archivist) = (self.app_role.as_deref(), self.archivist_role.as_deref());
-            grant(&mut tx, app, archivist).await?;
+        let app = self.app_role.as_deref();
+        if app.is_some() || self.archivist_role.is_some() {
+            grant(&mut tx, app, self.archivist_role.as_deref(), None).await?;
         }
+        if let Some(operator) = self.operator_role.as_deref() {
+            // An operator has all that the application has.
+            grant(&mut tx, Some(operator), None, Some(operator)).await?;
+        }
+        keep_apart(&mut tx, app).await?;
         tx.commit().await.map_err(during("commit the migration"))?;
         schema::check(&pool).await?;
         Ok(Migrated {
@@ -245,7 +265,7 @@ async fn apply_missing(tx: &mut PgConnection) -> Result<Vec<&'static str>, Migra
     Ok(applied)
 }
 
-/// Gives the roles what the application and who archives need, and makes sure that they are apart.
+/// Gives the roles what the application, who archives and who operates need.
 //
 // A role's name cannot be a bind parameter of GRANT, so it goes through a setting into `format`,
 // whose %I quotes it: the statement's own text stays static.
@@ -253,13 +273,16 @@ async fn grant(
     tx: &mut PgConnection,
     app: Option<&str>,
     archivist: Option<&str>,
+    operator: Option<&str>,
 ) -> Result<(), MigrateError> {
     sqlx::query(
         "SELECT set_config('portcullis.app_role', coalesce($1, ''), true),
-                set_config('portcullis.archivist_role', coalesce($2, ''), true)",
+                set_config('portcullis.archivist_role', coalesce($2, ''), true),
+                set_config('portcullis.operator_role', coalesce($3, ''), true)",
     )
     .bind(app)
     .bind(archivist)
+    .bind(operator)
     .persistent(false)
     .execute(&mut *tx)
     .await
@@ -268,16 +291,23 @@ async fn grant(
         .execute(&mut *tx)
         .await
         .map_err(StoreError::during("grant to the application role"))?;
+    Ok(())
+}
+
+/// Makes sure that the application cannot become who removes entries, or who resumes what is halted.
+async fn keep_apart(tx: &mut PgConnection, app: Option<&str>) -> Result<(), MigrateError> {
     // A superuser may do anything whatever is granted; `health` says so.
     let shared: bool = sqlx::query_scalar(
         "SELECT EXISTS (
              SELECT
                FROM pg_catalog.pg_roles app
-               JOIN pg_catalog.pg_class c ON c.oid = 'portcullis.entries'::regclass
+               JOIN (VALUES ('portcullis.entries'::regclass, 'DELETE'),
+                            ('portcullis.halt_resumptions'::regclass, 'INSERT')) AS kept (oid, privilege) ON true
+               JOIN pg_catalog.pg_class c ON c.oid = kept.oid
               CROSS JOIN LATERAL aclexplode(c.relacl) a
               WHERE app.rolname = $1
                 AND NOT app.rolsuper
-                AND a.privilege_type = 'DELETE'
+                AND a.privilege_type = kept.privilege
                 AND a.grantee <> c.relowner
                 AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'MEMBER')))",
     )
@@ -309,9 +339,10 @@ pub enum MigrateError {
         /// The step.
         name: &'static str,
     },
-    /// The application's role may remove entries, by itself or as a member of another role.
+    /// The application's role may remove entries or resume what is halted, by itself or as a member of
+    /// another role.
     #[error(
-        "the application role may become the one that removes archived entries; give the archivist a role of its own, and revoke the membership"
+        "the application role may become the one that removes archived entries, or that resumes what is halted; give the archivist and the operators roles of their own, and revoke the membership"
     )]
     SharedRole,
     /// The schema does not serve this program.

@@ -19,6 +19,7 @@ mod error;
 mod health;
 mod migrate;
 mod notices;
+mod policies;
 mod schema;
 mod statement;
 #[cfg(feature = "embedded")]
@@ -37,7 +38,8 @@ pub use error::{StoreError, StoreFault};
 pub use health::{Check, StoreHealth};
 pub use migrate::{MigrateError, Migrated, Migration};
 use notices::Notices;
-pub(crate) use notices::{Subscription, Topic, Wake};
+pub(crate) use notices::{EVERY_TENANT, Subscription, Topic, Wake};
+pub(crate) use policies::{Policies, PolicyChanges, PolicyRow, PolicyWatch};
 pub use schema::SchemaError;
 pub(crate) use statement::{ExecuteIn, InStore, begin_on};
 #[cfg(feature = "embedded")]

@@ -18,6 +18,8 @@ use crate::ids::TenantId;
 
 /// The one channel; statements that notify name it as text.
 const CHANNEL: &str = "portcullis";
+/// Stands for every tenant of the installation; no tenant can be named so.
+pub(crate) const EVERY_TENANT: &str = "*";
 /// How many notices may wait for a slow reader, who is then told that anything may have changed.
 const BACKLOG: usize = 1_024;
 /// How long to wait before connecting again.
@@ -57,6 +59,11 @@ impl Topic {
     /// has a space in it.
     pub(crate) fn payload(self, tenant: &TenantId, key: &str) -> String {
         format!("{} {tenant} {key}", self.as_str())
+    }
+
+    /// The same, for every tenant to hear.
+    pub(crate) fn payload_for_all(self, key: &str) -> String {
+        format!("{} {EVERY_TENANT} {key}", self.as_str())
     }
 }
 
@@ -197,7 +204,8 @@ impl Subscription {
                     return Wake::Anything;
                 }
                 Ok(Ok(Notice::One { topic, tenant, key })) => {
-                    if topic == self.topic && tenant == self.tenant {
+                    let ours = tenant == self.tenant || &*tenant == EVERY_TENANT;
+                    if topic == self.topic && ours {
                         return Wake::Key(key);
                     }
                 }

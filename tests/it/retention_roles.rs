@@ -468,7 +468,7 @@ async fn the_application_holds_and_neither_releases_nor_archives() {
         "DELETE FROM portcullis.archive_ranges",
         "DELETE FROM portcullis.tree_tiles",
         "INSERT INTO portcullis.checkpoints (tenant_id, size, root, note, made_at) VALUES ('default', 9999, sha256('x'), '', now())",
-        "UPDATE portcullis.scope_policies SET version = 9",
+        "UPDATE portcullis.policies SET version = 9",
     ] {
         let mut inner = tx.begin().await.unwrap();
         run(&mut inner, AS_ARCHIVIST).await.unwrap();

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use portcullis::audit::{AuditEvent, AuditKeys, Metadata};
 use portcullis::cost::Budget;
+use portcullis::halt::Target;
 use portcullis::scope::ScopePolicy;
 use portcullis::store::{Migration, TestDatabase};
 use portcullis::{
-    AgentId, Call, Ceiling, Database, EventId, Governance, ModelName, Secret, Timestamp, Usd,
+    AgentId, Call, Ceiling, Database, EventId, Governance, ModelName, OperatorId, Secret,
+    Timestamp, Usd,
 };
 use serde_json::json;
 
@@ -145,6 +147,23 @@ async fn no_error_repeats_what_it_was_given() {
     ] {
         hidden(&gov.audit().append(event).await.unwrap_err());
     }
+
+    // The halt switch: neither who nor why, whatever was given.
+    let (target, by) = (Target::agent_of(&me), OperatorId::parse(MARKER).unwrap());
+    let broken = format!("{MARKER}\u{0}");
+    hidden(&gov.halt().halt(&target, &by, &broken).await.unwrap_err());
+    gov.halt().halt(&target, &by, MARKER).await.unwrap();
+    hidden(&gov.halt().check(&me).unwrap_err());
+    hidden(&gov.scope().check(&me, "pay").await.unwrap_err());
+    unseen(gov.halt());
+    gov.halt().resume(&target, &by, MARKER).await.unwrap();
+    let itself = OperatorId::parse(me.agent_id().as_str()).unwrap();
+    hidden(
+        &gov.halt()
+            .resume(&target, &itself, MARKER)
+            .await
+            .unwrap_err(),
+    );
 
     // A permit that was given, and what is shown of it.
     let permit = gov

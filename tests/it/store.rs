@@ -158,7 +158,7 @@ async fn the_application_role_can_append_and_not_change() {
     for allowed in [
         "SELECT FROM portcullis.entries",
         "SELECT FROM portcullis.budgets",
-        "SELECT FROM portcullis.scope_policies",
+        "SELECT FROM portcullis.policies",
         "SELECT FROM portcullis.schema_migrations",
     ] {
         admin
@@ -294,7 +294,7 @@ async fn f01_health_proves_tables_triggers_grants_and_the_clock() {
             "ALTER TABLE portcullis.entries DISABLE TRIGGER entries_no_truncate",
             "triggers",
         ),
-        ("DROP TABLE portcullis.scope_policies CASCADE", "tables"),
+        ("DROP TABLE portcullis.policies CASCADE", "tables"),
     ] {
         admin.execute(harm).await.unwrap();
         let health = gov.health().await;

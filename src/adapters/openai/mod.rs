@@ -61,6 +61,12 @@
 //! | inline audio, inline files | one for 32, one for 1 characters of base64 |
 //! | a previous response, a conversation, an uploaded file, results of hosted tools | [`Governed::unseen_input_tokens`] more; without it the call is refused |
 //!
+//! # What is counted
+//!
+//! Wrapping a client enters it, as kind `openai` with the host of its base URL, in the
+//! [coverage registry](crate::coverage), and each model call that the provider may bill is counted
+//! there once, to be held against the provider's own count.
+//!
 //! # What the application sees
 //!
 //! The response, byte for byte. A chat stream reports its usage only if asked, so the adapter asks
@@ -228,6 +234,10 @@ impl Governed {
     /// `client`, governed.
     #[must_use = "the client that was passed in is the one that is not governed"]
     pub fn wrap<C: Config>(self, client: Client<C>) -> Client<C> {
+        // A base that is no URL fails at the first call, which says so.
+        if let Ok(base) = reqwest::Url::parse(client.config().api_base()) {
+            service::covered(&self.settings.gov, &base);
+        }
         client.with_http_service(self.service())
     }
 

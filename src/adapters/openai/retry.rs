@@ -11,6 +11,7 @@ use reqwest::{Request, Response};
 
 use super::body::Metered;
 use crate::Permit;
+use crate::coverage::Registered;
 
 /// A longer wait than this is the application's to decide: the reservation is held meanwhile.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
@@ -27,13 +28,15 @@ const LONGEST_ERROR: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Held {
     permit: Option<Permit>,
+    client: Option<Registered>,
     sent: bool,
 }
 
 impl Held {
-    pub(super) fn new(permit: Permit) -> Self {
+    pub(super) fn new(permit: Permit, client: Option<Registered>) -> Self {
         Self {
             permit: Some(permit),
+            client,
             sent: false,
         }
     }
@@ -51,6 +54,12 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // What the provider may bill, it may count.
+        if self.sent
+            && let Some(client) = &self.client
+        {
+            client.count();
+        }
         if let Some(permit) = self.permit.take()
             && !self.sent
         {

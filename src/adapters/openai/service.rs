@@ -19,8 +19,11 @@ use super::meter::{End, Meter};
 use super::reader::Reader;
 use super::request::{Endpoint, ModelRequest, endpoint};
 use super::retry::{Held, peek, send, with_body};
-use crate::{Call, Permit};
+use crate::coverage::{Registered, Wrapped};
+use crate::{Call, Governance, Permit};
 
+/// What this adapter wraps, as the coverage registry names it.
+const KIND: &str = "openai";
 /// The longest unary response that is read; the usage of a longer one is missing.
 const LONGEST_BODY: usize = 32 << 20;
 
@@ -116,7 +119,8 @@ impl GovernedService {
         asked: &ModelRequest,
         permit: Permit,
     ) -> Result<Response, OpenAIError> {
-        let mut held = Some(Held::new(permit));
+        let client = covered(&self.settings.gov, request.url());
+        let mut held = Some(Held::new(permit, client));
         let result = send(http, request, self.settings.retries, &mut held).await;
         let Some(held) = held else { return result };
         if held.is_free() {
@@ -138,6 +142,16 @@ impl GovernedService {
         }
         settled(response, permit, asked).await
     }
+}
+
+/// Enters the client that calls `url` among those that are wrapped.
+pub(super) fn covered(gov: &Governance, url: &Url) -> Option<Registered> {
+    let host = url.host_str()?;
+    let wrapped = match url.port() {
+        Some(port) => Wrapped::new(KIND, format!("{host}:{port}")),
+        None => Wrapped::new(KIND, host),
+    };
+    Some(gov.coverage().register(&wrapped.ok()?))
 }
 
 /// A streaming response, metered while it is read.

@@ -111,7 +111,7 @@ pub(in crate::audit) async fn read_stored(
     let mut transaction = connection.begin().await.map_err(&during)?;
     sql::unhurry(&mut transaction).await.map_err(&during)?;
     let (after, to) = (from.cast_signed() - 1, to.cast_signed());
-    sql::set_range(&mut transaction, tenant, chain_no, after, to)
+    sql::set_range(&mut transaction, tenant, chain_no, (after, to), sql::RANGE)
         .await
         .map_err(&during)?;
     let mut decoder = Decoder::default();

@@ -168,6 +168,26 @@ pub(in crate::audit) async fn list_session_ranges(
     .map_err(StoreError::during("find a session in the audit trail"))
 }
 
+/// How many entries the tenant's chains say that they have.
+//
+// It is no evidence: a verification only asks whether somebody writes.
+pub(in crate::audit) async fn count_heads(
+    transaction: &mut PgConnection,
+    tenant: &TenantId,
+) -> Result<u64, StoreError> {
+    let heads: i64 = sqlx::query_scalar(
+        "SELECT least(coalesce(sum(c.next_seq), 0), 9223372036854775807)::bigint
+           FROM portcullis.chains c
+          WHERE c.tenant_id = $1",
+    )
+    .bind(tenant.as_str())
+    .persistent(false)
+    .fetch_one(transaction)
+    .await
+    .map_err(StoreError::during("look at the heads of the audit trail"))?;
+    Ok(u64::try_from(heads).unwrap_or(0))
+}
+
 /// Lifts the statement's time limit for the transaction: a verification takes as long as it takes.
 /// Sorting and compiling are never worth it along the primary key.
 pub(in crate::audit) async fn unhurry(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -183,31 +203,34 @@ pub(in crate::audit) async fn unhurry(transaction: &mut PgConnection) -> Result<
     .map(drop)
 }
 
-/// Which entries [`COPY_RANGE`] sends: those of a chain after a place, up to another.
+/// Which entries [`COPY_RANGE`] sends: those of a chain after a place, up to another, and how many at
+/// most.
 pub(in crate::audit) async fn set_range(
     connection: &mut PgConnection,
     tenant: &TenantId,
     chain_no: i32,
-    after: i64,
-    to: i64,
+    (after, to): (i64, i64),
+    most: u64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT set_config('portcullis.tenant', $1, true),
                 set_config('portcullis.chain_no', $2, true),
                 set_config('portcullis.after', $3, true),
-                set_config('portcullis.to', $4, true)",
+                set_config('portcullis.to', $4, true),
+                set_config('portcullis.most', $5, true)",
     )
     .bind(tenant.as_str())
     .bind(chain_no.to_string())
     .bind(after.to_string())
     .bind(to.to_string())
+    .bind(most.min(RANGE).to_string())
     .persistent(false)
     .execute(connection)
     .await
     .map(drop)
 }
 
-/// The next entries of a chain, at most 250,000; with ties, so that a second entry at the last
+/// The next entries of a chain, at most so many; with ties, so that a second entry at the last
 /// place is not passed over. COPY takes no parameters, so they are settings of the transaction.
 const COPY_RANGE: &str = concat!(
     "COPY (SELECT ",
@@ -218,7 +241,7 @@ const COPY_RANGE: &str = concat!(
          AND e.seq > current_setting('portcullis.after')::bigint
          AND e.seq <= current_setting('portcullis.to')::bigint
        ORDER BY e.seq
-       FETCH FIRST 250000 ROWS WITH TIES
+       FETCH FIRST (current_setting('portcullis.most')::bigint) ROWS WITH TIES
     ) TO STDOUT (FORMAT binary)"
 );
 

@@ -2,7 +2,8 @@
 //!
 //! The heads are read first, in one snapshot; then each chain is streamed by binary COPY, in
 //! ranges of at most 250,000 entries with a transaction each, never past the head that was read. One
-//! pass, constant memory, while the trail goes on growing. With the log's public key the entries
+//! pass, constant memory, while the trail goes on growing; while others write, it keeps out of their
+//! way ([`Pace`]). With the log's public key the entries
 //! under checkpoints come first, in the order of the tree's leaves: each is read once, and checked as
 //! a link of its chain and as a leaf of the signed tree.
 //!
@@ -51,6 +52,7 @@ mod journals;
 mod keyring;
 mod lines;
 mod outside;
+mod pace;
 mod pass;
 mod reader;
 mod report;
@@ -71,11 +73,13 @@ pub(in crate::audit) use self::copy::Decoder;
 pub(in crate::audit) use self::finding::Findings;
 pub use self::finding::{Finding, FindingClass};
 pub(in crate::audit) use self::keyring::Keyring;
+pub use self::pace::Pace;
 pub use self::report::{CompromisedKey, Verdict, Verification};
 pub use self::scope::{Progress, Scope, Verify};
 
 use self::assurance::Marks;
 use self::outside::Outside;
+use self::pace::Breath;
 use self::pass::Pass;
 use self::reader::{OPERATION, Reader, Survey};
 use self::tree::{Kept, Trees};
@@ -181,7 +185,8 @@ impl Audit {
         let (registry, doubtful) = self.registry(keys).await?;
         let parts = survey.parts.iter().map(|(no, part, _)| (*no, *part));
         let known = (&registry, purged);
-        let mut pass = Pass::new(reader, keys, known, parts, findings);
+        let breath = Breath::new(what.pace, survey.heads);
+        let mut pass = Pass::new(reader, keys, known, parts, findings, breath);
         let mut trees = what.log.as_ref().map(|log| Trees::new(log, purged, kept));
         let mut earlier = None;
         if let (Some(trees), Some(extent)) = (&mut trees, &survey.extent) {

@@ -13,6 +13,7 @@ use super::finding::{Finding, FindingClass, Findings};
 use super::heads;
 use super::journals::Journals;
 use super::keyring::Keyring;
+use super::pace::Breath;
 use super::reader::{OPERATION, Reader, Tiles};
 use super::scope::Progress;
 use super::tree::{Leaves, Now, Trees, find};
@@ -25,7 +26,7 @@ use crate::audit::retention::Purged;
 use crate::audit::row::Row;
 use crate::audit::store::checkpoint::RangeRow;
 use crate::audit::store::tree::{self as sql, Extent};
-use crate::audit::store::verify::unhurry;
+use crate::audit::store::verify::{RANGE, unhurry};
 use crate::canon::Fields;
 use crate::store::StoreError;
 use crate::tlog::{TILE_WIDTH, Tile, TreeHash};
@@ -60,6 +61,7 @@ pub(super) struct Pass<'k> {
     pub(super) journals: Journals,
     pub(super) findings: Findings,
     entries: u64,
+    breath: Breath,
 }
 
 impl<'k> Pass<'k> {
@@ -69,6 +71,7 @@ impl<'k> Pass<'k> {
         (registry, purged): (&'k Registry, &'k Purged),
         parts: impl IntoIterator<Item = (i32, Part)>,
         findings: Findings,
+        breath: Breath,
     ) -> Self {
         let chain = |part: Part| Chain {
             walk: Walk::new(keys, part).signed(registry).past(purged),
@@ -90,6 +93,7 @@ impl<'k> Pass<'k> {
             journals: Journals::default(),
             findings,
             entries: 0,
+            breath,
         }
     }
 
@@ -105,7 +109,7 @@ impl<'k> Pass<'k> {
         let (mut ends, mut encoded) = (Vec::new(), Fields::default());
         let (keys, registry, purged) = (self.keys, self.registry, self.purged);
         let place = (seq_of_sql(seq).saturating_sub(1), seq);
-        let reading = self.reader.read(chain_no, place, |entry| {
+        let reading = self.reader.read(chain_no, place, RANGE, |entry| {
             let entry = entry.ok().and_then(|stored| Some((stored, stored.mac?)));
             ends.push(entry.map(|(stored, mac)| {
                 stored.row.encode(&mut encoded);
@@ -243,8 +247,9 @@ impl<'k> Pass<'k> {
         };
         let (findings, journals, count) =
             (&mut self.findings, &mut self.journals, &mut self.entries);
-        let place = (chain.after, to);
-        let last = self.reader.read(chain_no, place, |entry| {
+        let (place, before) = ((chain.after, to), *count);
+        let most = self.breath.stretch();
+        let last = self.reader.read(chain_no, place, most, |entry| {
             *count += 1;
             match entry {
                 Ok(stored) => {
@@ -258,7 +263,9 @@ impl<'k> Pass<'k> {
         let last = last.await?;
         chain.after = last.unwrap_or(seq_of_sql(to));
         let seq = u64::try_from(chain.after).unwrap_or(0);
+        let read = *count - before;
         self.report(chain_no, seq, progress);
+        self.breath.after(read, &mut self.reader).await?;
         Ok(last.is_some())
     }
 
@@ -268,6 +275,7 @@ impl<'k> Pass<'k> {
             seq,
             entries: self.entries,
             findings: self.findings.total(),
+            rests: self.breath.rests(),
         });
     }
 
@@ -291,7 +299,8 @@ impl<'k> Pass<'k> {
         }
         let (mut from, mut last_mac) = (range.from_seq.max(1), None);
         while from <= range.to_seq {
-            let to = range.to_seq.min(from.saturating_add(CHUNK - 1));
+            let most = CHUNK.min(self.breath.stretch());
+            let to = range.to_seq.min(from.saturating_add(most - 1));
             let stored = self.stored_leaves(trees.size(), to - from + 1).await?;
             let mut leaves = Leaves::new(chain_no, (from, to), stored);
             self.chunk(trees, &mut leaves, (from, to)).await?;
@@ -308,6 +317,8 @@ impl<'k> Pass<'k> {
             last_mac = leaves.last_mac();
             self.compare(trees.finished(), true).await?;
             self.report(chain_no, to, progress);
+            let read = to - from + 1;
+            self.breath.after(read, &mut self.reader).await?;
             from = to + 1;
         }
         if last_mac.is_some_and(|mac| mac != range.to_mac) {
@@ -338,7 +349,7 @@ impl<'k> Pass<'k> {
         let mut again = Fields::default();
         let reading = self
             .reader
-            .read(leaves.chain(), (after, to), |entry| match entry {
+            .read(leaves.chain(), (after, to), RANGE, |entry| match entry {
                 Ok(stored) => {
                     let seq = stored.row.seq;
                     let chain = chain.as_mut().filter(|_| is_new(seq.cast_signed()));

@@ -30,6 +30,8 @@ pub(super) struct Survey {
     /// The parts of chains that were asked for, and whether a writer holds the chain.
     pub(super) parts: Vec<(i32, Part, bool)>,
     pub(super) extent: Option<Extent>,
+    /// How many entries the heads of all chains come to.
+    pub(super) heads: u64,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,12 @@ impl Reader {
             )]),
         };
         transaction.commit().await.map_err(during)?;
+        let next = |chain: &ChainRow| {
+            chain
+                .head
+                .map_or(0, |head| head.next_seq.max(0).cast_unsigned())
+        };
+        let heads = chains.iter().map(next).fold(0, u64::saturating_add);
         let of = |wanted: &[(i32, i64, i64)], chain: &ChainRow| {
             let (_, from, to) = wanted.iter().find(|(no, ..)| *no == chain.chain_no)?;
             Some((from.cast_unsigned(), to.cast_unsigned()))
@@ -100,15 +108,17 @@ impl Reader {
         Ok(Survey {
             parts: parts.collect(),
             extent,
+            heads,
         })
     }
 
-    /// Streams the entries of a chain after one place up to another, at most 250,000, to `each`; the
-    /// last place that was read, `None` if there was no more.
+    /// Streams the entries of a chain after one place up to another, at most `most` and 250,000, to
+    /// `each`; the last place that was read, `None` if there was no more.
     pub(super) async fn read(
         &mut self,
         chain_no: i32,
         (after, to): (i64, u64),
+        most: u64,
         mut each: impl FnMut(Result<&Stored<'_>, &Torn<'_>>),
     ) -> Result<Option<i64>, StoreError> {
         let during = StoreError::during(OPERATION);
@@ -118,8 +128,8 @@ impl Reader {
             &mut transaction,
             &self.tenant,
             chain_no,
-            after,
-            seq_of_sql(to),
+            (after, seq_of_sql(to)),
+            most,
         )
         .await
         .map_err(&during)?;
@@ -147,7 +157,16 @@ impl Reader {
             return Err(StoreError::malformed(OPERATION));
         }
         transaction.commit().await.map_err(during)?;
-        Ok(last.filter(|_| count >= sql::RANGE))
+        Ok(last.filter(|_| count >= most.min(sql::RANGE)))
+    }
+
+    /// How many entries the chains say that they have now.
+    pub(super) async fn heads(&mut self) -> Result<u64, StoreError> {
+        let during = StoreError::during(OPERATION);
+        let mut transaction = self.connection.begin().await.map_err(&during)?;
+        let heads = sql::count_heads(&mut transaction, &self.tenant).await?;
+        transaction.commit().await.map_err(during)?;
+        Ok(heads)
     }
 
     /// What is stored of these tiles.

@@ -1,5 +1,6 @@
 //! What to verify, and against what.
 
+use super::pace::Pace;
 use crate::ids::SessionId;
 use crate::tlog::LogVerifier;
 
@@ -61,6 +62,7 @@ pub struct Verify {
     pub(super) log: Option<LogVerifier>,
     pub(super) kept: Vec<(String, String)>,
     pub(super) resume: Option<String>,
+    pub(super) pace: Pace,
 }
 
 impl From<Scope> for Verify {
@@ -70,6 +72,7 @@ impl From<Scope> for Verify {
             log: None,
             kept: Vec::new(),
             resume: None,
+            pace: Pace::default(),
         }
     }
 }
@@ -113,6 +116,12 @@ impl Verify {
         self.resume = Some(token.into());
         self
     }
+
+    /// How it shares the machine with the appends: by default it is [`Pace::Yielding`].
+    pub fn pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
 }
 
 /// How far a verification has come.
@@ -127,4 +136,6 @@ pub struct Progress {
     pub entries: u64,
     /// How many findings there are so far.
     pub findings: u64,
+    /// How often it rested so far, because the trail was being written to.
+    pub rests: u64,
 }

@@ -151,8 +151,7 @@ impl Writer {
     pub(super) async fn prepare(&self) -> Result<(), JournalError> {
         let shared = &self.last.shared;
         match (&shared.journal, shared.evidence) {
-            (Some(journal), Evidence::Spooled) => journal.prepare().await,
-            (None, Evidence::Spooled) => Err(JournalError::Disk(std::io::ErrorKind::NotFound)),
+            (_, Evidence::Spooled) => self.prepare_journal().await,
             (Some(journal), Evidence::Durable) => {
                 if let Err(error) = journal.look().await {
                     tracing::warn!(%error, "the audit journal could not be used if the database went away");
@@ -160,6 +159,14 @@ impl Writer {
                 Ok(())
             }
             (None, Evidence::Durable) => Ok(()),
+        }
+    }
+
+    /// Makes sure that there can be a journal.
+    pub(super) async fn prepare_journal(&self) -> Result<(), JournalError> {
+        match &self.last.shared.journal {
+            Some(journal) => journal.prepare().await,
+            None => Err(JournalError::Disk(std::io::ErrorKind::NotFound)),
         }
     }
 

@@ -16,6 +16,10 @@ use crate::settings::Settings;
 #[command(after_help = "\
 Example:
   portcullis migrate --database postgres://owner@localhost/app --app-role app")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the options are named after the fields"
+)]
 pub(crate) struct Migrate {
     /// Also give this role what the application needs, and nothing more.
     #[arg(long, value_name = "ROLE")]
@@ -23,6 +27,9 @@ pub(crate) struct Migrate {
     /// Also give this role what archiving needs; the application must not be a member of it.
     #[arg(long, value_name = "ROLE")]
     archivist_role: Option<String>,
+    /// Also give this role what operators need: all of the application's, and to resume what is halted.
+    #[arg(long, value_name = "ROLE")]
+    operator_role: Option<String>,
 }
 
 pub(crate) async fn run(
@@ -38,6 +45,9 @@ pub(crate) async fn run(
     if let Some(role) = &what.archivist_role {
         migration = migration.archivist_role(role);
     }
+    if let Some(role) = &what.operator_role {
+        migration = migration.operator_role(role);
+    }
     let done = migration.run().await.map_err(Fault::during("migrate"))?;
     let mut text = String::new();
     for step in &done.applied {
@@ -46,7 +56,12 @@ pub(crate) async fn run(
     if done.applied.is_empty() {
         let _ = writeln!(text, "nothing to do");
     }
-    for role in what.app_role.iter().chain(&what.archivist_role) {
+    for role in what
+        .app_role
+        .iter()
+        .chain(&what.archivist_role)
+        .chain(&what.operator_role)
+    {
         let _ = writeln!(text, "granted  {role}");
     }
     let _ = writeln!(text, "version  {}", done.version);
@@ -54,6 +69,7 @@ pub(crate) async fn run(
         "applied": done.applied,
         "granted": what.app_role,
         "archivist": what.archivist_role,
+        "operator": what.operator_role,
         "version": done.version,
     });
     output.answer(&document, &text)?;

@@ -103,47 +103,55 @@ impl CostStore {
                                 WITH ORDINALITY AS j(id, by, state, held, unknown, usd, tokens, input,
                                                      output, cached, reasoning, model, ord)
                      ), mine AS MATERIALIZED (
-                         SELECT j.ord, r.reservation_id, r.state, r.ended_by, r.budgets, r.periods,
+                         SELECT j.ord, j.id, j.by, j.state AS becomes, j.usd, j.tokens, j.input, j.output,
+                                j.cached, j.reasoning, j.model, r.state, r.ended_by, r.budgets, r.periods,
                                 r.window_keys, r.charged_usd, r.charged_tokens, r.fallback_input,
-                                r.fallback_output, r.reserved_at
+                                r.fallback_output, r.reserved_at,
+                                (r.state = 'held' AND j.held) OR (r.state = 'unknown' AND j.unknown)
+                                    AS ends
                            FROM jobs j
                            JOIN portcullis.reservations r
                              ON r.tenant_id = $1::text AND r.reservation_id = j.id
                           ORDER BY r.reservation_id
                             FOR NO KEY UPDATE OF r
-                     ), due AS MATERIALIZED (
-                         SELECT m.ord, c.ordinal, c.budget, c.period, c.window_key, j.state, m.reserved_at,
-                                c.was_usd, m.charged_tokens AS was_tokens,
-                                CASE j.state
+                     ), found AS MATERIALIZED (
+                         SELECT m.ord, m.id, m.by, m.state AS before, m.ended_by, m.becomes, m.ends,
+                                m.input, m.output, m.cached, m.reasoning, m.model, m.reserved_at,
+                                c.ordinal, c.budget, c.period, c.window_key, c.was_usd,
+                                m.charged_tokens AS was_tokens,
+                                CASE m.becomes
                                     WHEN 'released' THEN 0
                                     WHEN 'refunded' THEN 0
                                     WHEN 'settled' THEN coalesce(p.usd, c.was_usd)
                                     ELSE greatest(c.was_usd, p.usd)
                                 END AS usd,
-                                CASE j.state
+                                CASE m.becomes
                                     WHEN 'released' THEN 0
                                     WHEN 'refunded' THEN 0
-                                    WHEN 'settled' THEN coalesce(j.tokens, m.charged_tokens)
-                                    ELSE greatest(m.charged_tokens, j.tokens)
+                                    WHEN 'settled' THEN coalesce(m.tokens, m.charged_tokens)
+                                    ELSE greatest(m.charged_tokens, m.tokens)
                                 END AS tokens,
-                                CASE WHEN j.state = 'released' THEN 0 ELSE 1 END AS calls,
-                                j.state NOT IN ('released', 'refunded') AND p.usd IS NULL AS estimated
+                                CASE WHEN m.becomes = 'released' THEN 0 ELSE 1 END AS calls,
+                                m.becomes NOT IN ('released', 'refunded') AND p.usd IS NULL AS estimated
                            FROM mine m
-                           JOIN jobs j ON j.ord = m.ord
                           CROSS JOIN LATERAL unnest(m.budgets, m.periods, m.window_keys, m.charged_usd,
                                                m.fallback_input, m.fallback_output)
                                 WITH ORDINALITY AS c(budget, period, window_key, was_usd,
                                                      fallback_input, fallback_output, ordinal)
                           CROSS JOIN LATERAL (
                               SELECT CASE
-                                  WHEN j.usd IS NOT NULL THEN j.usd
-                                  WHEN j.input IS NOT NULL AND c.fallback_input IS NOT NULL THEN
+                                  WHEN m.usd IS NOT NULL THEN m.usd
+                                  WHEN m.input IS NOT NULL AND c.fallback_input IS NOT NULL THEN
                                       least(9223372036854775807,
-                                          div(j.input::numeric * c.fallback_input + 999999, 1000000)
-                                        + div(j.output::numeric * c.fallback_output + 999999,
+                                          div(m.input::numeric * c.fallback_input + 999999, 1000000)
+                                        + div(m.output::numeric * c.fallback_output + 999999,
                                               1000000))::bigint
                               END AS usd) p
-                          WHERE (m.state = 'held' AND j.held) OR (m.state = 'unknown' AND j.unknown)
+                     ), due AS MATERIALIZED (
+                         SELECT f.ord, f.budget, f.period, f.window_key, f.becomes AS state,
+                                f.reserved_at, f.was_usd, f.was_tokens, f.usd, f.tokens, f.calls
+                           FROM found f
+                          WHERE f.ends
                      ), sums AS MATERIALIZED (
                          SELECT d.budget, d.period, d.window_key,
                                 sum(d.was_usd) AS was_usd, sum(d.was_tokens) AS was_tokens,
@@ -222,23 +230,25 @@ impl CostStore {
                             AND w.window_key = c.window_key
                      ), ended AS (
                          UPDATE portcullis.reservations r
-                            SET state = j.state, ended_at = coalesce($2::timestamptz, now()),
-                                ended_by = j.by, charged_tokens = d.tokens, charged_usd = d.usd,
-                                input_tokens = j.input, output_tokens = j.output,
-                                cached_tokens = j.cached, reasoning_tokens = j.reasoning,
-                                model = coalesce(j.model, r.model)
-                           FROM (SELECT ord, max(tokens) AS tokens,
-                                        array_agg(usd ORDER BY ordinal) AS usd
-                                   FROM due
-                                  GROUP BY ord) d
-                           JOIN jobs j ON j.ord = d.ord
-                          WHERE r.tenant_id = $1 AND r.reservation_id = j.id
+                            SET state = d.becomes, ended_at = coalesce($2::timestamptz, now()),
+                                ended_by = d.by, charged_tokens = d.tokens, charged_usd = d.usd,
+                                input_tokens = d.input, output_tokens = d.output,
+                                cached_tokens = d.cached, reasoning_tokens = d.reasoning,
+                                model = coalesce(d.model, r.model)
+                           FROM (SELECT f.id, f.by, f.becomes, f.input, f.output, f.cached, f.reasoning,
+                                        f.model, max(f.tokens) AS tokens,
+                                        array_agg(f.usd ORDER BY f.ordinal) AS usd
+                                   FROM found f
+                                  WHERE f.ends
+                                  GROUP BY f.id, f.by, f.becomes, f.input, f.output, f.cached,
+                                           f.reasoning, f.model) d
+                          WHERE r.tenant_id = $1 AND r.reservation_id = d.id
                      )
-                     SELECT m.ord, m.state, m.ended_by, d.budget AS name, d.period, d.window_key,
-                            d.was_usd, d.usd, d.was_tokens, d.tokens, d.estimated
-                       FROM mine m
-                       LEFT JOIN due d ON d.ord = m.ord
-                      ORDER BY m.ord, d.ordinal",
+                     SELECT f.ord, f.before AS state, f.ended_by,
+                            CASE WHEN f.ends THEN f.budget END AS name, f.period, f.window_key,
+                            f.was_usd, f.usd, f.was_tokens, f.tokens, f.estimated
+                       FROM found f
+                      ORDER BY f.ord, f.ordinal",
                 )
                 .bind(self.tenant())
                 .bind(self.store.database_now())

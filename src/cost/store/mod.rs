@@ -20,12 +20,14 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 pub(super) use admitted::{Admission, Answers, Crossed, WindowState};
-pub(super) use budgets::{Overrun, Registered};
+pub(super) use budgets::Registered;
 pub(super) use finish::{Charged, Finish, Finished};
 pub(super) use raise::{Raised, Shortfall};
 pub(super) use reservations::{Stored, Swept, stored};
 pub(super) use reserve::{AT_ONCE, Demand, Terms, Whose};
-pub(super) use snapshot::{CurrentWindow, Raise, SpentByModel};
+#[cfg(test)]
+pub(super) use snapshot::Raise;
+pub(super) use snapshot::{CurrentWindow, SpentByModel};
 
 use super::window::{Period, Window};
 use crate::ids::Id;

@@ -16,6 +16,8 @@ pub(in crate::cost) struct Shortfall {
     pub(in crate::cost) budget: BudgetName,
     pub(in crate::cost) window: Window,
     pub(in crate::cost) amount: Amount,
+    /// The most that it may be raised by: what the call asks for, unless more is missing.
+    pub(in crate::cost) at_most: Amount,
 }
 
 impl Shortfall {

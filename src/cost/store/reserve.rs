@@ -129,6 +129,7 @@ impl CostStore {
                         AS r(subject, id, provider, tokens, usd, input, output, either, ord)
              ), limits AS MATERIALIZED (
                  SELECT s.subject, b.name, b.period, k.window_key, w.budget IS NOT NULL AS open,
+                        dense_rank() OVER (ORDER BY b.name, b.period, k.window_key) AS win,
                         b.on_limit, b.warn_at, b.fallback_input, b.fallback_output,
                         p.allows OR '+' = ANY(s.slices) AS allows,
                         p.allows AND (s.model <> '' OR b.usd_limit IS NOT NULL) AS priced
@@ -151,12 +152,16 @@ impl CostStore {
                    LEFT JOIN portcullis.budget_windows w
                      ON w.tenant_id = $1 AND w.budget = b.name AND w.period = b.period
                     AND w.window_key = k.window_key
+             ), ready AS MATERIALIZED (
+                 -- Whose windows are all open. Of the others nothing is decided, although somebody
+                 -- else in the batch may have had some of their windows locked.
+                 SELECT l.subject FROM limits l GROUP BY l.subject HAVING bool_and(l.open)
              ), wanted AS MATERIALIZED (
-                 SELECT DISTINCT l.name, l.period, l.window_key
+                 SELECT DISTINCT l.win, l.name, l.period, l.window_key
                    FROM limits l
-                  WHERE NOT EXISTS (SELECT FROM limits m WHERE m.subject = l.subject AND NOT m.open)
+                   JOIN ready y ON y.subject = l.subject
              ), locked AS MATERIALIZED (
-                 SELECT w.budget, w.period, w.window_key, w.usd_limit + w.raised_usd AS usd_limit,
+                 SELECT a.win, w.budget, w.period, w.window_key, w.usd_limit + w.raised_usd AS usd_limit,
                         w.token_limit + w.raised_tokens AS token_limit,
                         w.call_limit + w.raised_calls AS call_limit, w.seconds_limit,
                         w.raised_usd, w.raised_tokens, w.raised_calls,
@@ -171,7 +176,7 @@ impl CostStore {
                     FOR NO KEY UPDATE OF w
              ), live AS MATERIALIZED (
                  -- The buckets of a rolling window as they stand now: those that it left are empty.
-                 SELECT l.budget, l.period, l.window_key, l.usd_limit, l.token_limit, l.call_limit,
+                 SELECT l.win, l.budget, l.period, l.window_key, l.usd_limit, l.token_limit, l.call_limit,
                         l.raised_usd, l.raised_tokens, l.raised_calls, l.seconds_limit, l.first_at,
                         l.warned, l.bucket_micros, g.head, g.ring_usd, g.ring_tokens, g.ring_calls,
                         coalesce(g.usd, l.settled_usd + l.held_usd) AS taken_usd,
@@ -201,8 +206,9 @@ impl CostStore {
                         WHERE l.bucket_micros IS NOT NULL
                         GROUP BY h.head) g ON true
              ), asks AS MATERIALIZED (
-                 SELECT r.ord, l.name, l.period, l.window_key, l.allows, l.warn_at, r.tokens,
-                        l.fallback_input, l.fallback_output, p.usd IS NOT NULL OR $16::boolean AS priced,
+                 SELECT r.ord, r.id, r.subject, r.provider, l.win, l.name, l.period, l.window_key,
+                        l.allows, l.warn_at, r.tokens, l.fallback_input,
+                        l.fallback_output, p.usd IS NOT NULL OR $16::boolean AS priced,
                         p.usd AS asked_usd, coalesce(p.usd, 0) AS usd,
                         CASE WHEN e.enforced THEN coalesce(v.usd_limit, 9223372036854775807)
                              ELSE 9223372036854775807 END - v.taken_usd AS usd_left,
@@ -213,9 +219,9 @@ impl CostStore {
                         NOT e.enforced OR v.seconds_limit IS NULL OR v.first_at IS NULL
                         OR c.at < v.first_at + v.seconds_limit * interval '1 second' AS in_time
                    FROM requests r
+                   JOIN ready y ON y.subject = r.subject
                    JOIN limits l ON l.subject = r.subject
-                   JOIN live v ON v.budget = l.name AND v.period = l.period
-                    AND v.window_key = l.window_key
+                   JOIN live v ON v.win = l.win
                   CROSS JOIN clock c
                   CROSS JOIN LATERAL (SELECT l.on_limit <> 'warn' AND NOT $16 AS enforced) e
                   CROSS JOIN LATERAL (
@@ -230,28 +236,40 @@ impl CostStore {
                              WHEN NOT l.priced THEN 0
                         END AS usd) p
              ), alone AS MATERIALIZED (
-                 SELECT a.ord
+                 SELECT a.ord, a.id, a.subject, a.provider, a.win, a.name, a.period, a.window_key,
+                        a.warn_at, a.usd, a.tokens, a.usd_left, a.tokens_left, a.calls_left,
+                        a.fallback_input, a.fallback_output,
+                        bool_or(a.allows OR $16) OVER call
+                        AND bool_and(a.priced AND a.in_time AND a.usd <= a.usd_left
+                                     AND a.tokens <= a.tokens_left AND a.calls_left >= 1) OVER call
+                            AS fits
                    FROM asks a
-                  GROUP BY a.ord
-                 HAVING bool_or(a.allows OR $16)
-                    AND bool_and(a.priced AND a.in_time AND a.usd <= a.usd_left
-                                 AND a.tokens <= a.tokens_left AND a.calls_left >= 1)
+                 WINDOW call AS (PARTITION BY a.ord)
              ), sums AS MATERIALIZED (
-                 SELECT a.ord, a.name, a.period, a.window_key, a.usd, a.tokens, a.warn_at,
+                 SELECT a.ord, a.id, a.subject, a.provider, a.win, a.name, a.period, a.window_key,
+                        a.warn_at, a.usd, a.tokens, a.fallback_input, a.fallback_output,
                         sum(a.usd) OVER upto <= a.usd_left AND sum(a.tokens) OVER upto <= a.tokens_left
                         AND count(*) OVER upto <= a.calls_left AS fits
-                   FROM asks a
-                   JOIN alone o ON o.ord = a.ord
-                 WINDOW upto AS (PARTITION BY a.name, a.period, a.window_key
-                                     ORDER BY a.ord ROWS UNBOUNDED PRECEDING)
-             ), admitted AS MATERIALIZED (
-                 SELECT s.ord FROM sums s GROUP BY s.ord HAVING bool_and(s.fits)
-             ), totals AS MATERIALIZED (
-                 SELECT s.name, s.period, s.window_key, min(s.warn_at) AS warn_at,
-                        sum(s.usd)::bigint AS usd, sum(s.tokens)::bigint AS tokens, count(*) AS calls
+                   FROM alone a
+                  WHERE a.fits
+                 WINDOW upto AS (PARTITION BY a.win ORDER BY a.ord ROWS UNBOUNDED PRECEDING)
+             ), judged AS MATERIALIZED (
+                 SELECT s.ord, s.id, s.subject, s.provider, s.win, s.name, s.period, s.window_key,
+                        s.warn_at, s.usd, s.tokens, s.fallback_input, s.fallback_output,
+                        bool_and(s.fits) OVER (PARTITION BY s.ord) AS admitted
                    FROM sums s
-                   JOIN admitted d ON d.ord = s.ord
-                  GROUP BY s.name, s.period, s.window_key
+             ), admitted AS MATERIALIZED (
+                 SELECT DISTINCT g.ord FROM judged g WHERE g.admitted
+             ), refused AS MATERIALIZED (
+                 SELECT r.ord, r.subject
+                   FROM requests r
+                  WHERE r.ord NOT IN (SELECT d.ord FROM admitted d)
+             ), totals AS MATERIALIZED (
+                 SELECT g.win, g.name, g.period, g.window_key, min(g.warn_at) AS warn_at,
+                        sum(g.usd)::bigint AS usd, sum(g.tokens)::bigint AS tokens, count(*) AS calls
+                   FROM judged g
+                  WHERE g.admitted
+                  GROUP BY g.win, g.name, g.period, g.window_key
              ), charged AS (
                  -- Of a rolling window, what is held and settled since ever stops where it could not
                  -- be written any more; of others, the limit came first.
@@ -280,8 +298,7 @@ impl CostStore {
                             v.ring_calls[:v.slot - 1] || v.ring_calls[v.slot] + t.calls
                             || v.ring_calls[v.slot + 1:] END
                    FROM totals t
-                   JOIN live v ON v.budget = t.name AND v.period = t.period
-                    AND v.window_key = t.window_key
+                   JOIN live v ON v.win = t.win
                   CROSS JOIN clock c
                   CROSS JOIN LATERAL (
                       SELECT max(p.percent) AS percent
@@ -302,20 +319,20 @@ impl CostStore {
                         user_id, model, provider, state, reserved_at, lease_until, reserved_tokens,
                         charged_tokens, budgets, periods, window_keys, reserved_usd, charged_usd,
                         fallback_input, fallback_output)
-                 SELECT $1, r.id, s.agent, s.session, nullif(s.usr, ''), nullif(s.model, ''), r.provider,
-                        'held', c.at, c.at + $15::bigint * interval '1 microsecond', r.tokens, r.tokens,
+                 SELECT $1, l.id, s.agent, s.session, nullif(s.usr, ''), nullif(s.model, ''), l.provider,
+                        'held', c.at, c.at + $15::bigint * interval '1 microsecond', l.tokens, l.tokens,
                         l.budgets, l.periods, l.window_keys, l.usd, l.usd, l.input, l.output
-                   FROM admitted d
-                   JOIN requests r ON r.ord = d.ord
-                   JOIN subjects s ON s.subject = r.subject
-                   JOIN (SELECT a.ord, array_agg(a.name) AS budgets, array_agg(a.period) AS periods,
-                                array_agg(a.window_key) AS window_keys, array_agg(a.usd) AS usd,
-                                CASE WHEN count(a.fallback_input) > 0
-                                     THEN array_agg(a.fallback_input) END AS input,
-                                CASE WHEN count(a.fallback_input) > 0
-                                     THEN array_agg(a.fallback_output) END AS output
-                           FROM asks a
-                          GROUP BY a.ord) l ON l.ord = d.ord
+                   FROM (SELECT g.ord, g.id, g.subject, g.provider, g.tokens, array_agg(g.name) AS budgets,
+                                array_agg(g.period) AS periods, array_agg(g.window_key) AS window_keys,
+                                array_agg(g.usd) AS usd,
+                                CASE WHEN count(g.fallback_input) > 0
+                                     THEN array_agg(g.fallback_input) END AS input,
+                                CASE WHEN count(g.fallback_input) > 0
+                                     THEN array_agg(g.fallback_output) END AS output
+                           FROM judged g
+                          WHERE g.admitted
+                          GROUP BY g.ord, g.id, g.subject, g.provider, g.tokens) l
+                   JOIN subjects s ON s.subject = l.subject
                   CROSS JOIN clock c
              )
              SELECT NULL::bigint AS ord, (SELECT array_agg(d.ord) FROM admitted d) AS admitted,
@@ -344,20 +361,15 @@ impl CostStore {
                     (coalesce(v.taken_tokens, 0) + coalesce(b.tokens, 0))::bigint,
                     coalesce(v.taken_calls, 0) + b.calls, v.first_at, v.bucket_micros, v.head,
                     v.ring_usd, v.ring_tokens, v.ring_calls, NULL, NULL, NULL, c.at
-               FROM requests r
+               FROM refused r
                JOIN limits l ON l.subject = r.subject
               CROSS JOIN clock c
-               LEFT JOIN live v ON v.budget = l.name AND v.period = l.period
-                AND v.window_key = l.window_key
-               LEFT JOIN asks a ON a.ord = r.ord AND a.name = l.name AND a.period = l.period
-                AND a.window_key = l.window_key
+               LEFT JOIN live v ON v.win = l.win
+               LEFT JOIN asks a ON a.ord = r.ord AND a.win = l.win
               CROSS JOIN LATERAL (
-                  SELECT sum(s.usd) AS usd, sum(s.tokens) AS tokens, count(*) AS calls
-                    FROM sums s
-                    JOIN admitted d ON d.ord = s.ord
-                   WHERE s.ord < r.ord AND s.name = l.name AND s.period = l.period
-                     AND s.window_key = l.window_key) b
-              WHERE NOT EXISTS (SELECT FROM admitted d WHERE d.ord = r.ord)",
+                  SELECT sum(g.usd) AS usd, sum(g.tokens) AS tokens, count(*) AS calls
+                    FROM judged g
+                   WHERE g.admitted AND g.ord < r.ord AND g.win = l.win) b",
         )
         .bind(self.tenant())
         .bind(self.store.database_now())

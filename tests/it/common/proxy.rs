@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What to do when the next append passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ struct Shared {
     /// How many appends were sent.
     appends: AtomicU32,
     cut_all: Notify,
+    /// Whether nothing passes, in either direction: the server hangs for everybody.
+    frozen: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -69,6 +71,12 @@ impl Shared {
             .iter()
             .position(|(statement, _)| statement.is(text))?;
         Some(faults.remove(at).1)
+    }
+
+    /// Waits until things pass.
+    async fn passes(&self) {
+        let mut frozen = self.frozen.subscribe();
+        let _ = frozen.wait_for(|frozen| !frozen).await;
     }
 
     fn hangs(&self) {
@@ -155,6 +163,11 @@ impl Proxy {
         self.shared.cut_all.notify_waiters();
     }
 
+    /// Lets nothing pass from now on, in either direction, and keeps all connections open; or lets it.
+    pub(crate) fn freeze(&self, on: bool) {
+        self.shared.frozen.send_replace(on);
+    }
+
     /// Lets connections through again.
     pub(crate) fn up(&self) {
         self.shared.refuse.store(false, Ordering::SeqCst);
@@ -211,6 +224,7 @@ async fn pump(
         // The startup message has no type.
         let mut startup = message(&mut from_client, false).await?;
         loop {
+            shared.passes().await;
             to_server.write_all(&startup).await.ok()?;
             let next = message(&mut from_client, true).await?;
             match next[0] {
@@ -246,6 +260,7 @@ async fn pump(
         let mut held = Vec::new();
         loop {
             let next = message(&mut from_server, true).await?;
+            shared.passes().await;
             let fault = *after.lock().unwrap();
             let Some(fault) = fault else {
                 to_client.write_all(&next).await.ok()?;

@@ -1,9 +1,12 @@
 //! The cost gate against a real Postgres.
 
 mod admission;
+mod against_a_model;
+mod choices;
 mod endings;
 mod limits;
 mod outage;
+mod whose;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -107,7 +107,9 @@ impl CostStore {
                     "WITH out AS MATERIALIZED (
                          SELECT least(sum(l.taken_usd - l.spent_usd), 9223372036854775807)::bigint AS usd,
                                 least(sum(l.taken_tokens - l.spent_tokens), 9223372036854775807)::bigint
-        XX
+                                    AS tokens,
+                                least(sum(l.taken_calls - l.spent_calls), 9223372036854775807)::bigint AS calls
+                           FROM portcullis.budget_leases l
                           WHERE l.tenant_id = $1 AND l.budget = $2 AND l.state = 'live'
                             AND l.holder <> $3
                      )

@@ -1,0 +1,85 @@
+//! What every clone of the handle shares, and the way in which everything is changed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::book::{Book, InForce, Known, Read};
+use super::error::GateError;
+use super::notify::Desk;
+use super::policy::Terms;
+use super::store::GateStore;
+use crate::audit::Audit;
+use crate::call::Parts;
+use crate::halt::Halt;
+use crate::ids::RequestId;
+use crate::store::{PolicyWatch, StoreError};
+
+/// How many things may be under way in the background: enough never to be reached.
+pub(super) const MANY: u32 = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) store: GateStore,
+    pub(super) audit: Audit,
+    pub(super) halt: Halt,
+    pub(super) book: Arc<Book>,
+    pub(super) watch: PolicyWatch<Option<Read>>,
+    pub(super) desk: Desk,
+    /// The requests that are in the journal, so that asking again does not write them again.
+    pub(super) kept: Mutex<HashMap<[u8; 32], RequestId>>,
+    pub(super) runtime: Handle,
+    /// Held by what goes on without a caller, so that shutdown can wait for it.
+    pub(super) background: Arc<Semaphore>,
+}
+
+impl Core {
+    /// The policy that asks for a person's approval of this call, if one does.
+    pub(super) fn requirement(&self, parts: &Parts<'_>) -> Result<Option<Arc<InForce>>, GateError> {
+        match self.book.find(parts.principal.agent_id()) {
+            Some(Known::Policy(found)) if found.policy.requires(parts.action) => Ok(Some(found)),
+            Some(Known::Broken) => Err(GateError::BrokenPolicy),
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits for `work` no longer than the deadline, however many statements it has.
+    pub(super) async fn within<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, GateError>>,
+    ) -> Result<T, GateError> {
+        match tokio::time::timeout(self.store.store.deadline(), work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::timed_out(operation).into()),
+        }
+    }
+
+    /// Goes on without a caller; shutdown waits for it.
+    pub(super) fn detach(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let under_way = Arc::clone(&self.background).try_acquire_owned();
+        self.runtime.spawn(async move {
+            let _under_way = under_way;
+            work.await;
+        });
+    }
+}
+
+/// Under which policy somebody is asked, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Under {
+    pub(super) terms: Terms,
+    /// Empty where the host asks by itself.
+    pub(super) policy_hash: String,
+}
+
+impl From<&InForce> for Under {
+    fn from(found: &InForce) -> Self {
+        Self {
+            terms: found.policy.terms(),
+            policy_hash: found.hash.clone(),
+        }
+    }
+}

@@ -29,7 +29,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditKeys;
-use portcullis::cost::{Budget, Cost, CostSettings};
+use portcullis::cost::{Budget, Cost, CostSettings, Spender};
 use portcullis::{
     AgentId, Ceiling, Database, Principal, Secret, SessionId, SystemClock, TenantId, Usd,
 };
@@ -85,13 +85,28 @@ async fn run() {
         ours.push(median(each(|| now(pair(&cost, &who)))));
     }
     figure("budget/leased-p50", "ns", median(ours), median(least));
+    let spender = cost.spender(&who);
     let (mut ours, mut least) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        least.push(median(each(|| swap(&bare))));
+        ours.push(median(each(|| now(spender_pair(&spender)))));
+    }
+    figure(
+        "budget/leased-spender-p50",
+        "ns",
+        median(ours),
+        median(least),
+    );
+    let (mut ours, mut spenders, mut least) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let of = Arc::clone(&bare);
         least.push(rate(&others, |_| bare_caller(Arc::clone(&of))).await);
         ours.push(rate(&others, |who| caller(cost.clone(), who)).await);
+        spenders.push(rate(&others, |who| spending_caller(cost.spender(&who))).await);
     }
-    figure("budget/leased", "pairs/s", median(ours), median(least));
+    let least = median(least);
+    figure("budget/leased", "pairs/s", median(ours), least);
+    figure("budget/leased-spender", "pairs/s", median(spenders), least);
     cost.shutdown().await;
     server.stop().await;
 }
@@ -105,6 +120,11 @@ fn figure(name: &str, unit: &str, ours: f64, ceiling: f64) {
 
 async fn pair(cost: &Cost, who: &Principal) {
     let held = cost.reserve(who, Ceiling::usd(CEILING)).await.unwrap();
+    held.settle(COST).await.unwrap();
+}
+
+async fn spender_pair(spender: &Spender) {
+    let held = spender.reserve(Ceiling::usd(CEILING)).await.unwrap();
     held.settle(COST).await.unwrap();
 }
 
@@ -188,6 +208,10 @@ async fn bare_caller(of: Arc<AtomicI64>) -> u64 {
 
 async fn caller(cost: Cost, who: Principal) -> u64 {
     often!(pair(&cost, &who).await)
+}
+
+async fn spending_caller(spender: Spender) -> u64 {
+    often!(spender_pair(&spender).await)
 }
 
 fn of_session(agent: &AgentId) -> Principal {

@@ -54,6 +54,7 @@ mod reservation;
 mod settings;
 mod settle;
 mod snapshot;
+mod spender;
 mod state;
 mod store;
 mod sweep;
@@ -78,6 +79,7 @@ pub use raise::TopUp;
 pub use reservation::{Reservation, Resolution, Settled, Spent};
 pub use settings::{CostSettings, Warning};
 pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
+pub use spender::{Reserved, Spender};
 pub use state::State;
 pub use window::{Period, Rolling, UtcMonth, Window};
 
@@ -102,6 +104,8 @@ pub struct Cost {
     off: Option<Disabled>,
 }
 
+/// Apart from the count of its handles, which every call moves.
+#[repr(align(128))]
 struct Inner {
     core: Arc<Core>,
     queue: mpsc::UnboundedSender<Message>,

@@ -310,7 +310,7 @@ impl Reservation {
     }
 
     /// What was taken from slices ends at once, in memory; the rest by a statement.
-    async fn end(mut self, ending: Ending) -> Result<Settled, CostError> {
+    pub(super) async fn end(mut self, ending: Ending) -> Result<Settled, CostError> {
         let of_slices = self.end_part(&ending);
         let by_statement = match self.take(ending) {
             Some(job) => Some(Pending::new(&self.cost, job).complete().await?),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::CostError;
-use super::lease::{self, Asked, Part, Slow};
+use super::lease::{self, Asked, Leases, Part, Slow};
 use super::price::NoPrice;
 use super::reservation::{Held, Reservation};
 use super::settle::{self, Ending, Job, Pending};
@@ -24,23 +24,40 @@ impl Cost {
         ceiling: Ceiling,
         call: Option<CallId>,
     ) -> Result<Reservation, CostError> {
-        let core = self.on()?;
-        core.halt.check(who)?;
-        let split = engine::split(&ceiling)?;
-        let at = core.store.now();
-        let asked = Asked {
-            usd: self.price(&ceiling, at)?,
-            tokens: ceiling.total_tokens(),
-            split,
-            model: ceiling.model.as_ref(),
-        };
-        match core.leases.take(who, &asked, at) {
+        let (part, at) = self.take_in_memory(who, &ceiling, |leases, asked, at, now| {
+            leases.take(who, asked, at, now)
+        })?;
+        match part {
             Some(part) => Ok(Reservation::of_slices(self.clone(), part, ceiling, call)),
             None => self.take_by_statement(who, ceiling, call, at).await,
         }
     }
 
-    async fn take_by_statement(
+    /// What `find` can take for the call from slices, once it is known that it may be made; and the time
+    /// by which it is priced.
+    pub(super) fn take_in_memory(
+        &self,
+        who: &Principal,
+        ceiling: &Ceiling,
+        find: impl FnOnce(&Leases, &Asked<'_>, Timestamp, &dyn Fn() -> Timestamp) -> Option<Part>,
+    ) -> Result<(Option<Part>, Timestamp), CostError> {
+        let core = self.on()?;
+        core.halt.check(who)?;
+        let split = engine::split(ceiling)?;
+        let at = core.store.now();
+        if !core.leases.is_on() {
+            return Ok((None, at));
+        }
+        let asked = Asked {
+            usd: self.price(ceiling, at)?,
+            tokens: ceiling.total_tokens(),
+            split,
+            model: ceiling.model.as_ref(),
+        };
+        Ok((find(&core.leases, &asked, at, &|| core.store.now()), at))
+    }
+
+    pub(super) async fn take_by_statement(
         &self,
         who: &Principal,
         ceiling: Ceiling,

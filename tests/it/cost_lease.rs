@@ -295,6 +295,96 @@ async fn without_the_store_a_slice_is_spent_until_it_or_its_lease_is_used_up() {
 }
 
 #[tokio::test]
+async fn a_lease_is_over_by_the_monotonic_clock_although_the_wall_clock_stands() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let noon = Timestamp::parse("2026-11-21T12:00:00Z").unwrap();
+    let database = test.database().statement_timeout(Duration::from_secs(2));
+    let lease = Duration::from_secs(1);
+    let settings = CostSettings::default().leases(LeaseSettings::default().lease(lease));
+    let cost = open(&database, Arc::new(ManualClock::at(noon)), settings).await;
+    cost.register(leased(100, 50)).await.unwrap();
+    let who = me();
+    spend(&cost, &who).await.unwrap();
+    spend(&cost, &who).await.unwrap();
+    // Nobody can renew it from here on; what is in it would last for hours.
+    let blocker = lock_windows(&test).await;
+    let started = std::time::Instant::now();
+    let refused = loop {
+        let least = Ceiling::usd(Usd::nanos(1));
+        match cost.reserve(&who, least).await {
+            Ok(held) => held.release().await.unwrap(),
+            Err(error) => break error,
+        }
+        assert!(
+            started.elapsed() < lease * 10,
+            "it is spent long after its lease"
+        );
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    drop(blocker);
+    cost.shutdown().await;
+    ledger_agrees(&test).await;
+}
+
+#[tokio::test]
+async fn a_spender_is_charged_as_any_caller() {
+    let (test, cost) = with_slice(leased(1, 10), quick()).await;
+    let spender = cost.spender(&me());
+    let ask = || spender.reserve(Ceiling::usd(CENT));
+    let (one, other) = (ask().await.unwrap(), ask().await.unwrap());
+    let settled = one.settle(Usd::cents(3)).await.unwrap();
+    assert_eq!((settled.usd, settled.overrun), (Usd::cents(3), Usd::cents(2)));
+    // Dropped, it is of unknown outcome, and stays charged.
+    drop(other);
+    let kept = ask().await.unwrap().leave_unknown().await.unwrap();
+    assert_eq!(cost.settle_late(kept.id, CENT).await.unwrap().usd, CENT);
+    ask().await.unwrap().release().await.unwrap();
+    let mut spent = 1 + 3 + 1 + 1;
+    let refused = loop {
+        match ask().await {
+            Ok(held) => {
+                assert!(held.is_reserved());
+                held.settle(CENT).await.unwrap();
+                spent += 1;
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, CostError::Exceeded { .. }), "{refused}");
+    // Beyond the limit only by the overrun.
+    assert!((99..=102).contains(&spent), "{spent}");
+    // What changes its budgets reaches it, too.
+    cost.remove(&portcullis::BudgetName::parse("agent:leaser").unwrap())
+        .await
+        .unwrap();
+    let refused = ask().await.unwrap_err();
+    assert!(matches!(refused, CostError::NoBudget), "{refused}");
+    cost.shutdown().await;
+    ledger_agrees(&test).await;
+    assert_eq!(taken(&test).await, Usd::cents(spent));
+}
+
+#[tokio::test]
+async fn a_spender_waits_for_no_statement() {
+    let (test, cost) = with_slice(leased(100, 10), quick()).await;
+    let spender = cost.spender(&me());
+    for _ in 0..2 {
+        let held = spender.reserve(Ceiling::usd(CENT)).await.unwrap();
+        held.settle(CENT).await.unwrap();
+    }
+    let blocker = lock_windows(&test).await;
+    for _ in 0..400 {
+        let held = spender.reserve(Ceiling::usd(CENT)).await.unwrap();
+        held.settle(CENT).await.unwrap();
+    }
+    drop(blocker);
+    cost.shutdown().await;
+    ledger_agrees(&test).await;
+    assert_eq!(taken(&test).await, Usd::cents(403));
+}
+
+#[tokio::test]
 async fn a_slice_is_not_spent_on_the_next_day() {
     let test = TestDatabase::fresh().await.unwrap();
     let late = Timestamp::parse("2026-11-21T23:59:55Z").unwrap();

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -36,11 +37,12 @@ use uuid::Uuid;
 pub(super) use ending::Call;
 pub(super) use keeper::{keep, return_all};
 pub(super) use part::Part;
+pub(super) use plan::Plan;
 pub(super) use slow::Slow;
 pub(super) use unknown::Left;
 
 use self::hold::{Hold, Of, nanos};
-use self::plan::{MOST_SHARES, Plan, Plans};
+use self::plan::{MOST_SHARES, Plans};
 use super::engine::Split;
 use super::settle::Core;
 use crate::call::Principal;
@@ -201,37 +203,84 @@ impl Leases {
 
     /// Takes what `asked` comes to from all slices of `who`, at once, or nothing; `None` also where
     /// limits besides are charged by statement.
-    pub(super) fn take(&self, who: &Principal, asked: &Asked<'_>, at: Timestamp) -> Option<Part> {
-        if !self.is_on() {
-            return None;
-        }
+    pub(super) fn take(
+        &self,
+        who: &Principal,
+        asked: &Asked<'_>,
+        at: Timestamp,
+        now: &dyn Fn() -> Timestamp,
+    ) -> Option<Part> {
         let plan = self.plans.find(who, asked.model, self.generation())?;
+        self.take_all(plan, asked, at, now)
+    }
+
+    /// As [`take`](Self::take), by the plan that `who` keeps for itself.
+    pub(super) fn take_kept(
+        &self,
+        kept: &ArcSwapOption<Plan>,
+        who: &Principal,
+        asked: &Asked<'_>,
+        at: Timestamp,
+        now: &dyn Fn() -> Timestamp,
+    ) -> Option<Part> {
+        let generation = self.generation();
+        let known = kept.load();
+        let plan = match &*known {
+            Some(plan) if plan.is_for(asked.model, generation) => Arc::clone(plan),
+            _ => {
+                let plan = self.plans.find(who, asked.model, generation)?;
+                let own = Arc::new(Plan::clone(&plan));
+                kept.store(Some(Arc::clone(&own)));
+                own
+            }
+        };
+        let part = self.take_all(plan, asked, at, now);
+        if part.is_none() {
+            // Its slices may be gone, and others taken by now.
+            kept.store(None);
+        }
+        part
+    }
+
+    fn take_all(
+        &self,
+        plan: Arc<Plan>,
+        asked: &Asked<'_>,
+        at: Timestamp,
+        now: &dyn Fn() -> Timestamp,
+    ) -> Option<Part> {
         if plan.others || plan.shares.is_empty() {
             return None;
         }
-        let part = self.take_from(plan, asked, at);
+        let part = self.take_from(plan, asked, at, now);
         part.is_whole().then_some(part)
     }
 
     /// Takes from every slice that has enough.
     //
-    // INVARIANT: what is taken is looked at after it is taken, by both clocks: a process that was
-    // stopped in between finds that it may not spend it.
-    fn take_from(&self, plan: Arc<Plan>, asked: &Asked<'_>, at: Timestamp) -> Part {
+    // INVARIANT: what is taken is looked at after it is taken, by both clocks, which are read after it:
+    // a process that was stopped in between finds that it may not spend it.
+    fn take_from(
+        &self,
+        plan: Arc<Plan>,
+        asked: &Asked<'_>,
+        at: Timestamp,
+        now: &dyn Fn() -> Timestamp,
+    ) -> Part {
         let shares = plan.shares.len().min(MOST_SHARES);
         let mut part = Part::empty(plan, at);
         for share in 0..shares {
             part.take(share, asked);
         }
-        self.check(&mut part, at);
+        self.check(&mut part, now());
         part
     }
 
-    fn check(&self, part: &mut Part, at: Timestamp) {
+    fn check(&self, part: &mut Part, wall: Timestamp) {
         let mono = self.mono();
         for share in 0..MOST_SHARES {
             let Some(hold) = part.hold(share) else { break };
-            if !hold.is_current(mono, at.as_micros()) {
+            if !hold.is_current(mono, wall.as_micros()) {
                 part.untake(share);
             } else if hold.is_low() {
                 self.tell(hold);

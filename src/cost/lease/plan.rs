@@ -22,7 +22,7 @@ const SHARDS: usize = 64;
 const MOST_PLANS: usize = 1_024;
 
 /// What the calls of one caller are charged to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::cost) struct Plan {
     pub(super) who: Principal,
     /// Of which model the calls are: some budgets are for one.
@@ -38,10 +38,15 @@ impl Plan {
     pub(super) const fn who(&self) -> &Principal {
         &self.who
     }
+
+    /// Whether it is for calls of `model`, and of this generation.
+    pub(super) fn is_for(&self, model: Option<&ModelName>, generation: u64) -> bool {
+        self.generation == generation && self.model.as_ref() == model
+    }
 }
 
 /// One leased limit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Share {
     pub(super) hold: Arc<Hold>,
     /// Whether it needs a price, if the call is of a model.
@@ -134,9 +139,7 @@ impl Plans {
         let hash = self.hash(who, model);
         let plans = self.shard(hash)?.load();
         let plan = plans.get(&hash)?;
-        let same =
-            plan.generation == generation && plan.model.as_ref() == model && plan.who == *who;
-        same.then(|| Arc::clone(plan))
+        (plan.is_for(model, generation) && plan.who == *who).then(|| Arc::clone(plan))
     }
 
     pub(super) fn keep(&self, plan: &Arc<Plan>) {

@@ -46,7 +46,8 @@ impl Core {
         if plan.shares.is_empty() {
             return Ok(None);
         }
-        let mut part = self.leases.take_from(plan, call.asked, call.at);
+        let now = || self.store.now();
+        let mut part = self.leases.take_from(plan, call.asked, call.at, &now);
         for share in 0..MOST_SHARES {
             let Some(hold) = part.hold(share).cloned() else {
                 break;

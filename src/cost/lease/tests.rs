@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use proptest::prelude::*;
 
-use super::slice::{Amounts, NOTHING, Slice};
+use super::slice::{Amounts, NOTHING, STRIPES, Slice};
 
 /// What callers and the keeper do.
 #[derive(Clone, Debug)]
@@ -41,19 +41,21 @@ fn add(sum: &mut Amounts, more: &Amounts) {
 proptest! {
     /// `granted = free + reserved + settled - over`, after every step; what is admitted fits.
     #[test]
-    fn a_slice_never_admits_more_than_it_was_granted(steps in prop::collection::vec(step(), 0..200)) {
+    fn a_slice_never_admits_more_than_it_was_granted(
+        steps in prop::collection::vec((0..STRIPES, step()), 0..200),
+    ) {
         let slice = Slice::default();
         let (mut granted, mut going_on) = (NOTHING, Vec::<Amounts>::new());
-        for step in steps {
+        for (on, step) in steps {
             match step {
                 Step::Grant(more) => {
-                    slice.give(&more);
+                    slice.give_at(on, &more);
                     add(&mut granted, &more);
                 }
                 Step::Take(asked) => {
                     let before = slice.free();
                     let fits = before.iter().zip(&asked).all(|(free, asked)| asked <= free);
-                    prop_assert_eq!(slice.take(&asked), fits, "all of it, or nothing");
+                    prop_assert_eq!(slice.take_at(on, &asked), fits, "all of it, or nothing");
                     if fits {
                         going_on.push(asked);
                     } else {
@@ -61,9 +63,9 @@ proptest! {
                     }
                 }
                 Step::Settle(at, cost) if at < going_on.len() => {
-                    slice.settle(&going_on.swap_remove(at), &cost);
+                    slice.settle_at(on, &going_on.swap_remove(at), &cost);
                 }
-                Step::Undo(at) if at < going_on.len() => slice.give(&going_on.swap_remove(at)),
+                Step::Undo(at) if at < going_on.len() => slice.give_at(on, &going_on.swap_remove(at)),
                 Step::Drain => {
                     let drained = slice.drain();
                     add(&mut granted, &drained.map(|amount| -amount));

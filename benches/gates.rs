@@ -94,7 +94,7 @@ async fn wake(agent: &Governance, people: &Governance) {
             .id();
         let gates = agent.gates().clone();
         let waiting = tokio::spawn(async move {
-            let found = gates.wait(id, Duration::from_secs(60)).await.unwrap();
+            let found = gates.wait(id, Duration::from_mins(1)).await.unwrap();
             assert_eq!(found.state, RequestState::Granted);
             Instant::now()
         });

@@ -98,9 +98,11 @@ fn check(gov: &Governance, call: &Call) -> bool {
     )
 }
 
+type Shard = HashMap<(AgentId, SessionId), Ring, RandomState>;
+
 /// A sharded table of rings, and nothing else.
 struct Bare {
-    shards: Vec<Mutex<HashMap<(AgentId, SessionId), Ring, RandomState>>>,
+    shards: Vec<Mutex<Shard>>,
     place: RandomState,
 }
 

@@ -46,8 +46,9 @@ async fn main() -> Result<(), Fault> {
     let call = Call::tool(&me, "refund").args(&json!({"invoice": "inv_381", "amount": 900}));
     let refund = async |_: &Permit| Ok::<_, std::io::Error>("refunded");
 
-    let refused = gov.run(&call, refund).await.unwrap_err();
-    println!("agent     {refused}");
+    if let Err(refused) = gov.run(&call, refund).await {
+        println!("agent     {refused}");
+    }
     println!(
         "agent     what a person is shown:\n{}",
         gov.gates().canonical(&call)?
@@ -72,10 +73,9 @@ async fn main() -> Result<(), Fault> {
     let decided = gov.gates().wait(request, Duration::from_secs(30)).await?;
     println!("agent     the request is {}", decided.state.as_str());
     println!("agent     {}", gov.run(&call, refund).await?);
-    println!(
-        "agent     once more: {}",
-        gov.run(&call, refund).await.unwrap_err()
-    );
+    if let Err(refused) = gov.run(&call, refund).await {
+        println!("agent     once more: {refused}");
+    }
     person.wait()?;
 
     gov.audit().move_outbox().await?;

@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let gov = Governance::builder(test.database(), keys).connect().await?;
 
     let agent = AgentId::parse("support-agent")?;
-    let policy = LoopPolicy::new(agent.clone()).window(Duration::from_secs(60));
+    let policy = LoopPolicy::new(agent.clone()).window(Duration::from_mins(1));
     let policy = policy.poller("get_status", Poller::WhileChanging);
     gov.loops().register(policy.clone().repeats(5)).await?; // stored: in force in every process
     gov.loops()

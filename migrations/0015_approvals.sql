@@ -71,8 +71,6 @@ CREATE INDEX approval_requests_ancestors_idx
     ON portcullis.approval_requests USING gin (ancestors);
 
 -- is_agent: no agent's id is that of a person, however it is written.
-CREATE INDEX scope_policies_folded_idx
-    ON portcullis.scope_policies (tenant_id, lower(translate(agent_id, '._-:/+=@', '')));
 CREATE INDEX policies_folded_idx
     ON portcullis.policies (tenant_id, lower(translate(name, '._-:/+=@', '')))
     WHERE module IN ('scope', 'gates');

@@ -63,6 +63,7 @@ impl Cost {
 
     /// The price with `model`, if it fits all of its windows; `Some(None)` if it fits and only a
     /// fallback price is known.
+    #[expect(clippy::option_option, reason = "the two questions are asked together")]
     fn fits(
         &self,
         windows: &[CurrentWindow],

@@ -73,11 +73,11 @@ where
         // Those who have just been answered ask again in a moment, all of them.
         tokio::task::yield_now().await;
         while at_work.try_join_next().is_some() {}
-        while !at_work.is_empty() {
+        if !at_work.is_empty() {
             let room = at_work.len() < LANES;
             tokio::select! {
-                _ = at_work.join_next() => break,
-                () = tokio::time::sleep(STALLED), if room => break,
+                _ = at_work.join_next() => {}
+                () = tokio::time::sleep(STALLED), if room => {}
             }
         }
         while batch.len() < AT_ONCE

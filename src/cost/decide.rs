@@ -56,7 +56,7 @@ impl Core {
                     self.store.open_windows(&shut).await
                 };
             }
-            self.warn(answers.crossed);
+            self.warn(&answers.crossed);
             batch = answer(batch, answers.calls);
             if let Err(error) = opened {
                 return fail(batch, &error);
@@ -69,7 +69,7 @@ impl Core {
         for _ in 0..OPENINGS {
             let Answers { calls, crossed } =
                 self.store.try_reserve(&[demand], self.terms(true)).await?;
-            self.warn(crossed);
+            self.warn(&crossed);
             if calls.iter().all(Admission::is_open) {
                 return Ok(());
             }
@@ -89,9 +89,9 @@ impl Core {
             left = later;
             let finishes: Vec<&Finish> = now.iter().map(|waiting| &waiting.ask).collect();
             match self.store.try_finish(&finishes).await {
-                Ok(finished) => {
-                    for (waiting, finished) in now.into_iter().zip(finished) {
-                        waiting.answer(Ok(finished));
+                Ok(answers) => {
+                    for (waiting, answer) in now.into_iter().zip(answers) {
+                        waiting.answer(Ok(answer));
                     }
                 }
                 Err(error) if alone_is_better(&error, now.len()) => {
@@ -112,7 +112,7 @@ impl Core {
     }
 
     /// Tells the trail and the host. No call waits for either.
-    fn warn(&self, crossed: Vec<Crossed>) {
+    fn warn(&self, crossed: &[Crossed]) {
         for warning in crossed.iter().flat_map(warnings) {
             self.audit.log_detached(record::warned(&warning));
             if let Some(told) = self.settings.on_warning.clone() {
@@ -159,7 +159,7 @@ fn warnings(crossed: &Crossed) -> Vec<Warning> {
     let calls = |calls: u64| Amount::from(Calls(calls));
     let nanos = |usd: Usd| usd.as_nanos().max(0).unsigned_abs();
     // Of the units that are limited, the one of which the largest part is used.
-    let used = [
+    let shares = [
         crossed.usd_limit.map(|limit| {
             let parts = (nanos(crossed.taken_usd), nanos(limit));
             (parts, usd(limit), usd(crossed.taken_usd))
@@ -173,7 +173,7 @@ fn warnings(crossed: &Crossed) -> Vec<Warning> {
             (parts, calls(limit), calls(crossed.taken_calls))
         }),
     ];
-    let most = used
+    let most = shares
         .into_iter()
         .flatten()
         .max_by(|((a, of_a), ..), ((b, of_b), ..)| {

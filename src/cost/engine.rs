@@ -131,6 +131,9 @@ impl Short<'_> {
     }
 }
 
+/// Of one unit: the limit, what it was raised by, what is taken, what is asked, and how it is said.
+type Unit = (Option<u64>, u64, u64, u64, fn(u64) -> Amount);
+
 /// The units of which `state` has less left than is asked.
 fn shorts(state: &WindowState, tokens: u64) -> Vec<Short<'_>> {
     const MAX: u64 = i64::MAX.unsigned_abs();
@@ -141,7 +144,7 @@ fn shorts(state: &WindowState, tokens: u64) -> Vec<Short<'_>> {
     };
     let nanos = |usd: Usd| usd.as_nanos().max(0).unsigned_abs();
     let usd = |nanos: u64| Usd::nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).into();
-    let units: [(Option<u64>, u64, u64, u64, fn(u64) -> Amount); 3] = [
+    let units: [Unit; 3] = [
         (
             state.usd_limit.map(nanos),
             nanos(state.raised.usd),

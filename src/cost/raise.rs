@@ -64,7 +64,7 @@ impl TopUp {
 
     /// A name of your own for it. The same one twice tops up once.
     #[must_use]
-    pub fn with_id(mut self, id: BudgetName) -> Self {
+    pub fn with_id(mut self, id: &BudgetName) -> Self {
         id.as_str().clone_into(&mut self.id);
         self
     }
@@ -95,13 +95,12 @@ impl Cost {
             amount: more.amount,
             at_most: more.amount,
         };
-        let short: Vec<Shortfall> = match &more.window {
-            Some(window) => vec![short(window.clone())],
-            None => {
-                let store = &self.on()?.store;
-                let windows = store.list_current(&more.budget, more.amount).await?;
-                windows.into_iter().map(short).collect()
-            }
+        let short: Vec<Shortfall> = if let Some(window) = &more.window {
+            vec![short(window.clone())]
+        } else {
+            let store = &self.on()?.store;
+            let windows = store.list_current(&more.budget, more.amount).await?;
+            windows.into_iter().map(short).collect()
         };
         let done = self.raise(&more.id, &short).await?;
         if done {

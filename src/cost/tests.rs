@@ -168,15 +168,18 @@ fn refusals_say_which_limit_and_when_to_try_again() {
     let base = state();
     let Some(CostError::Exceeded {
         left, retry_after, ..
-    }) = why(&[base.clone()], 20)
+    }) = why(std::slice::from_ref(&base), 20)
     else {
         panic!("the tokens do not fit");
     };
     assert_eq!(left, Amount::Tokens(Tokens(10)));
     assert_eq!(retry_after, Some(Duration::from_hours(12)));
-    assert_eq!(why(&[base.clone()], 10), None, "it fits");
+    assert_eq!(why(std::slice::from_ref(&base), 10), None, "it fits");
     // Never: the ceiling is above the limit.
-    assert_eq!(why(&[base.clone()], 101).unwrap().retry_after(), None);
+    assert_eq!(
+        why(std::slice::from_ref(&base), 101).unwrap().retry_after(),
+        None
+    );
     let dear = WindowState {
         asked_usd: Some(Usd::cents(16)),
         ..base.clone()

@@ -118,14 +118,13 @@ impl GateError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Halted(_) => "the agent is halted",
-            Self::Pending { .. } => "a person has to agree to this call first",
+            Self::Pending { .. } | Self::NotAsked => "a person has to agree to this call first",
             Self::Journalled { .. } => {
                 "a person has to agree to this call first, and cannot be asked now"
             }
             Self::Denied { .. } => "a person refused this call",
             Self::Narrowed { .. } => "a person agreed to this call with narrower arguments only",
             Self::NotHeld => "the approval was used by another call, or taken back",
-            Self::NotAsked => "a person has to agree to this call first",
             Self::Disabled(disabled) => disabled.reason(),
             Self::NoRequest => "there is no such request",
             Self::NotPending { .. } => "the request is not pending",

@@ -164,7 +164,7 @@ impl Gates {
     pub async fn request(&self, call: &Call, ask: Ask) -> Result<Requested, GateError> {
         let parts = call.parts().map_err(Clone::clone)?;
         let (subject, under) = self.asked(&parts, &ask)?;
-        self.core.ask(&subject, &under).await
+        self.on()?.ask(&subject, &under).await
     }
 
     /// Takes the approval of `call`, so that nobody else can use it; asks for one if there is none.

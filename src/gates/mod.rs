@@ -38,7 +38,7 @@
 //! let erin = ApproverRef::parse("user:erin")?;
 //! gov.gates().decide(request, &erin, Decision::grant().because("seen the invoice")).await?;
 //! // Here, woken by it:
-//! let decided = gov.gates().wait(request, Duration::from_secs(60)).await?;
+//! let decided = gov.gates().wait(request, Duration::from_mins(1)).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -154,6 +154,7 @@ impl Gates {
         self.off.is_none()
     }
 
+    /// What is behind the handle, unless the gate is switched off.
     fn on(&self) -> Result<&Arc<Core>, Disabled> {
         self.off.map_or(Ok(&self.core), Err)
     }

@@ -14,9 +14,9 @@ use crate::canon::canonical_arguments;
 use crate::ids::{AgentId, InvalidId};
 
 /// For how long a request can be decided, and what was granted be used.
-pub(super) const DEFAULT_LIFE: Duration = Duration::from_secs(15 * 60);
+pub(super) const DEFAULT_LIFE: Duration = Duration::from_mins(15);
 /// The longest of both: a year.
-pub(super) const MAX_LIFE: Duration = Duration::from_secs(366 * 24 * 3_600);
+pub(super) const MAX_LIFE: Duration = Duration::from_hours(366 * 24);
 /// The most people that a decision can take. The table's CHECK says the same.
 const MAX_QUORUM: u32 = 16;
 /// The most approvers of one policy, and the most patterns.
@@ -39,7 +39,7 @@ const MAX_USES: u32 = 1_000_000;
 ///     .require_for_tools(["refund", "payments.*"])?
 ///     .approvers(["user:dana", "team:finance"])?
 ///     .quorum(2)
-///     .expires_after(Duration::from_secs(3_600));
+///     .expires_after(Duration::from_hours(1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -205,7 +205,7 @@ fn f03_a_stored_policy_with_anything_unknown_is_refused() {
         .unwrap()
         .approvers(["user:erin", "team:finance"])
         .unwrap()
-        .allow_standing(5, std::time::Duration::from_secs(60))
+        .allow_standing(5, std::time::Duration::from_mins(1))
         .allow_unknown_operator();
     let text = policy.document().unwrap();
     let (read, hash) = ApprovalPolicy::from_document(&a, &text.text).unwrap();

@@ -30,7 +30,7 @@ const LABEL: &str = "portcullis/approval/v1";
 /// The longest token, in bytes: a longer one is not even looked at.
 const LONGEST: usize = 8_192;
 /// The longest life of a token.
-const MAX_LIFE: Duration = Duration::from_secs(24 * 3_600);
+const MAX_LIFE: Duration = Duration::from_hours(24);
 
 /// A token, to be given to its approver and to nobody else: whoever has it decides.
 #[derive(Clone)]
@@ -164,6 +164,7 @@ struct Reader<'r>(&'r [u8]);
 
 impl<'r> Reader<'r> {
     /// The outer `None` is no field at all.
+    #[expect(clippy::option_option, reason = "an absent field is one, too")]
     fn field(&mut self) -> Option<Option<&'r [u8]>> {
         let (mark, rest) = self.0.split_first()?;
         match mark {
@@ -190,6 +191,7 @@ impl<'r> Reader<'r> {
         Some(std::str::from_utf8(self.field()??).ok()?.to_owned())
     }
 
+    #[expect(clippy::option_option, reason = "an absent field is one, too")]
     fn maybe_text(&mut self) -> Option<Option<String>> {
         match self.field()? {
             Some(bytes) => Some(Some(std::str::from_utf8(bytes).ok()?.to_owned())),

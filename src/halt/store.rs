@@ -135,8 +135,9 @@ pub(super) async fn insert_resumption_in_tx(
         "WITH named AS (
              SELECT EXISTS (SELECT FROM portcullis.presence p
                              WHERE (p.tenant_id = $9 OR $1 = '*') AND lower(p.agent_id) IN ($10, lower($4)))
-                 OR EXISTS (SELECT FROM portcullis.scope_policies s
-                             WHERE (s.tenant_id = $9 OR $1 = '*') AND lower(s.agent_id) IN ($10, lower($4)))
+                 OR EXISTS (SELECT FROM portcullis.policies s
+                             WHERE (s.tenant_id = $9 OR $1 = '*') AND s.module IN ('scope', 'gates')
+                               AND lower(s.name) IN ($10, lower($4)))
                  OR EXISTS (SELECT FROM portcullis.halts a
                              WHERE (a.tenant_id = $9 OR $1 = '*') AND lower(a.agent_id) IN ($10, lower($4)))
                     AS an_agent

@@ -102,11 +102,11 @@ pub enum WhenAway {
 /// use portcullis::{AgentId, loops::{LoopAction, LoopPolicy, Poller}};
 ///
 /// let policy = LoopPolicy::new(AgentId::parse("billing-agent")?)
-///     .window(Duration::from_secs(120))
+///     .window(Duration::from_mins(2))
 ///     .repeats(4)
 ///     .action(LoopAction::Warn)
 ///     .poller("get_status", Poller::WhileChanging)
-///     .poller("list_jobs", Poller::at_most(30, Duration::from_secs(60)));
+///     .poller("list_jobs", Poller::at_most(30, Duration::from_mins(1)));
 /// # Ok::<(), portcullis::InvalidId>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

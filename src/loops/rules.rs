@@ -155,6 +155,7 @@ impl Rules {
     }
 
     /// Whether anything applies to `agent`; and if its sessions are shared, how strictly.
+    #[expect(clippy::option_option, reason = "the two questions are asked together")]
     pub(super) fn applies(&self, agent: &AgentId) -> Option<Option<Shared>> {
         self.with(agent, |both| {
             let any = both.iter().flatten().next().is_some();

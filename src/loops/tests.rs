@@ -101,7 +101,7 @@ fn one_call_again_and_again_is_no_round() {
 
 #[test]
 fn calls_longer_ago_than_the_window_do_not_count() {
-    let rule = rule(&policy().window(Duration::from_secs(60)));
+    let rule = rule(&policy().window(Duration::from_mins(1)));
     let mut ring = Ring::new();
     for nth in 0..20 {
         let at = nth * 16 * SECOND;
@@ -252,7 +252,7 @@ fn memory_is_bounded_and_what_is_out_of_time_goes_first() {
 fn a_looper_is_seen_however_many_sessions_take_turns_with_it() {
     // Three times as many sessions as there are windows, each calling between any two calls of the
     // looper, all in time: the one used longest ago would always be the looper's.
-    let room = Room::new(512, &policy().window(Duration::from_secs(3_600)));
+    let room = Room::new(512, &policy().window(Duration::from_hours(1)));
     let looper = session(0);
     let mut found = None;
     let mut at = 0;
@@ -324,7 +324,7 @@ fn of_two_rules_what_either_finds_counts_and_the_stricter_action_is_taken() {
     let hard = rule(&policy().repeats(4).action(LoopAction::Halt));
     let me = session(0);
     let call = Fingerprint { tool: "x", call: 7 };
-    let mut record = |both| {
+    let record = |both| {
         let found = windows.record(&me, call, 0, both, 1).found;
         found.map(|(action, _)| action)
     };

@@ -5,7 +5,7 @@
 
 use crate::call::{Action, Call, Parts};
 use crate::contracts::{AskedBy, ContractError, Passed};
-use crate::cost::{CostError, Raise, Reservation};
+use crate::cost::{CostError, Reservation};
 use crate::error::{ErrorKind, Gate, Refusal};
 use crate::gates::{Approval, GateError, UsedApproval};
 use crate::governance::Governance;

@@ -49,6 +49,7 @@ struct Live {
 }
 
 /// What a permit is bound to.
+#[derive(Clone, Copy)]
 pub(super) struct Bound {
     pub(super) id: CallId,
     pub(super) digest: [u8; 32],

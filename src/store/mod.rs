@@ -73,6 +73,7 @@ struct Shared {
 }
 
 impl Store {
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new(
         pool: PgPool,
         tenant: TenantId,

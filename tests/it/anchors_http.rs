@@ -19,7 +19,7 @@ use crate::common::witness::Witness;
 
 const ORIGIN: &str = "audit.example/witnessed";
 
-fn log_key() -> LogKey {
+pub(crate) fn log_key() -> LogKey {
     let seed = "2a7c9e1f3b5d7086c4e2a0f8d6b4928170e5c3a1f9d7b5038264a8c0e2f4d6b8";
     LogKey::new(ORIGIN, &Secret::parse(seed).unwrap()).unwrap()
 }
@@ -288,7 +288,7 @@ async fn what_a_witness_must_not_answer_is_refused_and_nothing_is_believed() {
 }
 
 /// An authority of its own: a root, a key for timestamps under it, and OpenSSL to stamp with.
-struct Authority {
+pub(crate) struct Authority {
     directory: PathBuf,
     /// What OpenSSL is told to stamp by: the section of the configuration.
     section: Arc<Mutex<&'static str>>,
@@ -356,7 +356,7 @@ fn openssl(at: &Path, arguments: &str) {
 }
 
 impl Authority {
-    async fn new(key: &str) -> Self {
+    pub(crate) async fn new(key: &str) -> Self {
         let name = format!("portcullis-tsa-{}", uuid::Uuid::now_v7());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
@@ -411,7 +411,7 @@ impl Authority {
         }
     }
 
-    fn file(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn file(&self, name: &str) -> Vec<u8> {
         fs::read(self.directory.join(name)).unwrap()
     }
 
@@ -419,7 +419,7 @@ impl Authority {
         TimestampAnchor::new("tsa", &self.url).unwrap()
     }
 
-    fn rooted(&self) -> TimestampAnchor {
+    pub(crate) fn rooted(&self) -> TimestampAnchor {
         self.anchor().root(self.file("root.pem")).unwrap()
     }
 }
@@ -430,11 +430,14 @@ impl Drop for Authority {
     }
 }
 
-const EC: &str = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256";
+pub(crate) const EC: &str = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256";
 const RSA: &str = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048";
 
 /// Publishes one checkpoint; what became of it.
-async fn stamped(trail: &Trail, anchor: TimestampAnchor) -> (String, Result<Vec<u8>, AnchorError>) {
+pub(crate) async fn stamped(
+    trail: &Trail,
+    anchor: TimestampAnchor,
+) -> (String, Result<Vec<u8>, AnchorError>) {
     let audit = anchored(trail, anchor).await;
     let made = audit.checkpoint(&log_key()).await.unwrap();
     let health = audit.anchor_health();

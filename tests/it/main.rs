@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
+    clippy::similar_names,
     clippy::allow_attributes,
     reason = "tests"
 )]
@@ -21,6 +22,7 @@ mod audit_verify;
 mod blocking;
 mod bundle;
 mod bundle_cli;
+mod bundle_timestamps;
 mod checkpoints;
 mod cli;
 #[cfg(test)]

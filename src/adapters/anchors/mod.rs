@@ -31,5 +31,7 @@ mod http;
 mod timestamp;
 mod witness;
 
+#[cfg(feature = "evidence")]
+pub use self::timestamp::TimestampRoots;
 pub use self::timestamp::{TimestampAnchor, Timestamped};
 pub use self::witness::WitnessAnchor;

@@ -43,6 +43,7 @@ mod report;
 mod seal;
 mod selection;
 mod sink;
+mod stamp;
 mod text;
 mod tree;
 mod verify;
@@ -55,6 +56,7 @@ pub use self::error::BundleError;
 pub use self::redact::Redaction;
 pub use self::report::{AnchorReport, Class, Finding, Redacted, Report, Trust};
 pub use self::selection::Selection;
+pub use self::stamp::{Stamp, TimestampToken, TokenOutcome};
 
 use self::sink::Sealed;
 use super::Audit;

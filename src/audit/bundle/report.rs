@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use super::stamp::{Stamp, Stamps, TimestampToken, Timestamps};
 use crate::audit::Verdict;
+use crate::audit::anchor::AnchorError;
 use crate::time::Timestamp;
 use crate::tlog::{Checkpoint, LogError, LogVerifier, TreeHash, WitnessVerifier};
 
@@ -28,6 +30,7 @@ pub struct Trust {
     pub(super) sealers: Vec<LogVerifier>,
     pub(super) witnesses: Vec<WitnessVerifier>,
     pub(super) kept: Option<Checkpoint>,
+    pub(super) timestamps: Option<Timestamps>,
 }
 
 impl Trust {
@@ -54,6 +57,17 @@ impl Trust {
     /// Also in this witness.
     pub fn witness(mut self, key: WitnessVerifier) -> Self {
         self.witnesses.push(key);
+        self
+    }
+
+    /// Also in timestamp authorities: `check` is given a checkpoint's note and the token that was kept
+    /// for it, and says when it was stamped and by whom, or what is wrong, which is a finding.
+    /// `adapters::anchors::TimestampRoots` does that. Without it, tokens are counted and not checked.
+    pub fn timestamps(
+        mut self,
+        check: impl Fn(&str, &[u8]) -> Result<Stamp, AnchorError> + Send + Sync + 'static,
+    ) -> Self {
+        self.timestamps = Some(Timestamps::new(check));
         self
     }
 
@@ -203,6 +217,7 @@ pub struct Report {
     pub(super) checkpoints: u64,
     pub(super) anchors: Vec<AnchorReport>,
     pub(super) cosigned: Option<(u64, Timestamp)>,
+    pub(super) stamps: Stamps,
     pub(super) redacted: Vec<Redacted>,
     /// Whether the kept checkpoint is among the bundle's; `None` if none was named.
     pub(super) kept: Option<bool>,
@@ -350,6 +365,28 @@ impl Report {
         self.cosigned
     }
 
+    /// The timestamp tokens that anchors gave, and what became of each: the first thousand.
+    #[must_use]
+    pub fn tokens(&self) -> &[TimestampToken] {
+        &self.stamps.tokens
+    }
+
+    /// How many timestamp tokens there are, the ones that were not kept included; and how many of
+    /// them were not checked, because no authority was named.
+    #[must_use]
+    pub const fn token_counts(&self) -> (u64, u64) {
+        (self.stamps.total, self.stamps.unchecked)
+    }
+
+    /// The largest tree that an authority that was named stamped, and the stamp.
+    #[must_use]
+    pub fn stamped(&self) -> Option<(u64, &Stamp)> {
+        self.stamps
+            .largest
+            .as_ref()
+            .map(|(size, stamp)| (*size, stamp))
+    }
+
     /// Who took entries out, the first one first.
     #[must_use]
     pub fn redacted(&self) -> &[Redacted] {
@@ -402,9 +439,18 @@ impl Report {
             self.withheld > 0,
             "that no withheld entry belongs to what was selected, or revokes a key",
         );
+        let alone = self.cosigned.is_none() && self.anchors.iter().all(|a| a.witnessed.is_none());
         add(
-            self.cosigned.is_none() && self.anchors.iter().all(|a| a.witnessed.is_none()),
+            alone && self.stamps.largest.is_none(),
             "when the tree was signed, and that the log showed nobody another one: no witness that was named vouches for it",
+        );
+        add(
+            alone && self.stamps.largest.is_some(),
+            "that the log showed nobody another tree: no witness that was named vouches for it",
+        );
+        add(
+            self.stamps.unchecked > 0,
+            "what timestamp tokens say of when the tree was signed: they were not checked; name the roots of their authorities",
         );
         limits
     }

@@ -4,6 +4,11 @@
 //! between being checked and being advanced: the update locks the row and checks it as it is once
 //! the lock is held, and without a head nothing is inserted. A statement that failed or was cut off
 //! leaves neither.
+//!
+//! Measured, and not taken: BEGIN, COPY, the head and COMMIT for large batches. With two chains and twice
+//! the batch it spares the server a seventh of an event's cost, and gives 2 to 10 % more events at 512
+//! callers; with four chains, nothing. A process that stops in the middle of a COPY would hold places of
+//! its chain for as long as it stands.
 
 use sqlx::PgConnection;
 use sqlx::Postgres;

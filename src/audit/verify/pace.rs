@@ -34,7 +34,7 @@ const TRICKLE: u64 = 100;
 const FEW: u64 = 10;
 /// It rests so many times as long as it worked, but not for longer than this.
 const RESTS: u32 = 9;
-const LONGEST_REST: Duration = Duration::from_secs(5);
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// The rests of one verification.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use portcullis::audit::Verdict;
-use portcullis::audit::bundle::{Bundle, Report, Trust};
+use portcullis::audit::bundle::{Bundle, Report, TimestampToken, TokenOutcome, Trust};
 use portcullis::tlog::{LogVerifier, WitnessVerifier};
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ use crate::output::{Output, Tone, table};
 Examples:
   portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\"
   portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\" --kept acme.checkpoint
+  portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\" --timestamp-roots tsa-roots.pem
   portcullis verify-bundle acme.bundle --log \"$(cat acme.vkey)\" --sealer \"$(cat privacy.vkey)\" --json
 
 Get the keys by another way than the bundle: its own copy of them proves nothing.
@@ -37,6 +38,10 @@ pub(crate) struct VerifyBundle {
     /// The public key of a witness.
     #[arg(long, value_name = "KEY")]
     witness: Vec<String>,
+    /// The root certificates of timestamp authorities, in PEM: every timestamp in the bundle has to lead
+    /// to one of them. Without them, timestamps are counted and not checked.
+    #[arg(long, value_name = "FILE")]
+    timestamp_roots: Option<PathBuf>,
     /// A checkpoint that was kept: the bundle has to go on from it.
     #[arg(long, value_name = "FILE", requires = "log")]
     kept: Option<PathBuf>,
@@ -58,12 +63,30 @@ impl VerifyBundle {
             let key = WitnessVerifier::parse(key).map_err(Fault::during("read --witness"))?;
             trust = trust.witness(key);
         }
+        if let Some(roots) = &self.timestamp_roots {
+            let roots = fs::read(roots).map_err(Fault::during("read --timestamp-roots"))?;
+            trust = stamped_under(trust, &roots)?;
+        }
         if let Some(kept) = &self.kept {
             let note = fs::read_to_string(kept).map_err(Fault::during("read --kept"))?;
             trust = trust.kept(&note).map_err(Fault::during("read --kept"))?;
         }
         Ok(trust)
     }
+}
+
+#[cfg(feature = "anchors-http")]
+fn stamped_under(trust: Trust, roots: &[u8]) -> Result<Trust, Fault> {
+    let roots = portcullis::adapters::anchors::TimestampRoots::from_pem(roots)
+        .map_err(Fault::during("read --timestamp-roots"))?;
+    Ok(trust.timestamps(move |note, token| roots.verify(note, token)))
+}
+
+#[cfg(not(feature = "anchors-http"))]
+fn stamped_under(_: Trust, _: &[u8]) -> Result<Trust, Fault> {
+    Err(Fault::new(
+        "read --timestamp-roots: this program was built without what checks timestamps; build it with --features cli,anchors-http",
+    ))
 }
 
 pub(crate) fn verify(what: &VerifyBundle, output: Output) -> Result<Answer, Fault> {
@@ -121,6 +144,10 @@ fn text(output: Output, report: &Report) -> String {
     );
     if let Some((size, at)) = report.cosigned() {
         row("cosigned", &format!("{at} at size {size}"));
+    }
+    if let Some((size, stamp)) = report.stamped() {
+        let (at, authority) = (stamp.at, &stamp.authority);
+        row("stamped", &format!("{at} at size {size}, by {authority}"));
     }
     if let Some(goes_on) = report.goes_on_from_kept() {
         row(
@@ -180,6 +207,23 @@ fn tables(report: &Report) -> String {
         let heading = ["anchor", "kind", "receipts", "size", "witnessed"];
         let _ = write!(text, "\n{}", table(&heading, &rows));
     }
+    if !report.tokens().is_empty() {
+        let rows: Vec<Vec<String>> = report
+            .tokens()
+            .iter()
+            .map(|token| {
+                let (outcome, told) = told(&token.outcome);
+                let size = token.size.to_string();
+                vec![token.anchor.clone(), size, outcome.to_owned(), told]
+            })
+            .collect();
+        let heading = ["timestamp", "size", "token", "what"];
+        let _ = write!(text, "\n{}", table(&heading, &rows));
+        let kept = u64::try_from(report.tokens().len()).unwrap_or(u64::MAX);
+        if report.token_counts().0 > kept {
+            let _ = writeln!(text, "and {} more", report.token_counts().0 - kept);
+        }
+    }
     if !report.findings().is_empty() {
         let rows: Vec<Vec<String>> = report
             .findings()
@@ -203,6 +247,36 @@ fn tables(report: &Report) -> String {
         }
     }
     text
+}
+
+/// What became of a timestamp token, in a word and in some.
+fn told(outcome: &TokenOutcome) -> (&'static str, String) {
+    match outcome {
+        TokenOutcome::Valid(stamp) => ("valid", format!("{} by {}", stamp.at, stamp.authority)),
+        TokenOutcome::Invalid(problem) => ("invalid", (*problem).to_owned()),
+        _ => ("not checked", "no authority's roots were named".to_owned()),
+    }
+}
+
+/// The timestamp tokens, for programs.
+fn tokens(report: &Report) -> Vec<Value> {
+    let token = |token: &TimestampToken| {
+        let (stamp, problem) = match &token.outcome {
+            TokenOutcome::Valid(stamp) => (Some(stamp), None),
+            TokenOutcome::Invalid(problem) => (None, Some(*problem)),
+            _ => (None, None),
+        };
+        json!({
+            "anchor": token.anchor,
+            "line": token.line,
+            "size": token.size,
+            "outcome": told(&token.outcome).0.replace(' ', "_"),
+            "at": stamp.map(|stamp| stamp.at.to_string()),
+            "authority": stamp.map(|stamp| &stamp.authority),
+            "problem": problem,
+        })
+    };
+    report.tokens().iter().map(token).collect()
 }
 
 fn document(report: &Report) -> Value {
@@ -252,7 +326,11 @@ fn document(report: &Report) -> Value {
         "keys": report.keys(),
         "checkpoints": report.checkpoints(),
         "cosigned": moment(report.cosigned()),
+        "stamped": moment(report.stamped().map(|(size, stamp)| (size, stamp.at))),
         "anchors": anchors,
+        "timestamps": tokens(report),
+        "timestamp_count": report.token_counts().0,
+        "timestamps_not_checked": report.token_counts().1,
         "goes_on_from_kept": report.goes_on_from_kept(),
         "redacted": redacted,
         "sealed_by": report.sealed_by().map(|(key, _)| key),

@@ -271,19 +271,19 @@ impl CostStore {
                 .collect::<Result<Vec<_>, sqlx::Error>>()
             })
             .await?;
-        let mut finished: Vec<Option<Finished>> = vec![None; finishes.len()];
+        let mut answers: Vec<Option<Finished>> = vec![None; finishes.len()];
         for ((at, before, ended_by), charged) in rows {
-            let (Some(slot), Some(finish)) = (finished.get_mut(at), finishes.get(at)) else {
+            let (Some(slot), Some(finish)) = (answers.get_mut(at), finishes.get(at)) else {
                 continue;
             };
-            let finished = slot.get_or_insert_with(|| Finished {
+            let answer = slot.get_or_insert_with(|| Finished {
                 before,
                 done: charged.is_some() || ended_by == Some(finish.by),
                 charged: Vec::new(),
             });
-            finished.charged.extend(charged);
+            answer.charged.extend(charged);
         }
-        Ok(finished)
+        Ok(answers)
     }
 }
 

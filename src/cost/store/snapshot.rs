@@ -101,7 +101,6 @@ impl CostStore {
     //
     // A rolling window has only the sum of its buckets here: all of it counts as settled, until what
     // is held of it is known from the reservations.
-    #[expect(clippy::too_many_lines, reason = "one statement")]
     pub(in crate::cost) async fn list_windows(
         &self,
         who: &Principal,

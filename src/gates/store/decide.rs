@@ -68,17 +68,28 @@ impl GateStore {
 
     /// Who operates the agents of the request, beyond what it says itself: those of agents that its
     /// agent started, and of its own session in other requests.
-    //
-    // The one place for it: what heartbeats say of operators (`portcullis.presence`, by agent and
-    // session) is read here, too, once that table exists.
+    /// And whoever heartbeats say that operates its agent, in whichever session, or an agent that started
+    /// it.
     async fn operators_of(&self, request: &Stored) -> Result<Vec<String>, StoreError> {
         let work = async || {
             let rows = sqlx::query(
-                "SELECT DISTINCT r.operator_id
+                "SELECT r.operator_id
                    FROM portcullis.approval_requests r
                   WHERE r.tenant_id = $1 AND r.operator_id IS NOT NULL
                     AND r.request_id <> $4
-                    AND r.ancestors @> ARRAY[$2 || ' ' || $3]",
+                    AND r.ancestors @> ARRAY[$2::text || ' ' || $3::text]
+                  UNION
+                 SELECT p.operator_id
+                   FROM portcullis.presence p
+                  WHERE p.tenant_id = $1 AND p.agent_id = $2 AND p.operator_id IS NOT NULL
+                  UNION
+                 SELECT p.operator_id
+                   FROM portcullis.approval_requests q
+                  CROSS JOIN LATERAL unnest(q.ancestors) AS a (line)
+                   JOIN portcullis.presence p
+                     ON p.tenant_id = q.tenant_id AND p.agent_id = split_part(a.line, ' ', 1)
+                    AND p.session_id = split_part(a.line, ' ', 2)
+                  WHERE q.tenant_id = $1 AND q.request_id = $4 AND p.operator_id IS NOT NULL",
             )
             .bind(self.store.tenant().as_str())
             .bind(request.shown.agent.as_str())

@@ -12,7 +12,6 @@ use sqlx::{Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
 pub(super) use decide::{Looked, Vote, Voted};
-pub(super) use held::HOLD;
 pub(super) use requests::NewRequest;
 pub(super) use standing::{NewGrant, StandingRow};
 
@@ -29,6 +28,10 @@ pub(super) struct GateStore {
 
 /// A request as it is stored.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "columns, which are independent"
+)]
 pub(super) struct Stored {
     pub(super) shown: ApprovalRequest,
     pub(super) is_call: bool,

@@ -77,10 +77,6 @@ impl GateStore {
         let work = async || {
             sqlx::query_as(
                 "SELECT EXISTS (SELECT 1
-                                  FROM portcullis.scope_policies
-                                 WHERE tenant_id = $1
-                                   AND lower(translate(agent_id, '._-:/+=@', '')) = ANY ($2))
-                     OR EXISTS (SELECT 1
                                   FROM portcullis.policies
                                  WHERE tenant_id = $1 AND module IN ('scope', 'gates')
                                    AND lower(translate(name, '._-:/+=@', '')) = ANY ($2))",

@@ -287,7 +287,9 @@ async fn play(seed: u64) {
             end(&mut dice, held, &mut world.taken[at]).await;
         }
     }
-    open.into_iter().for_each(|(_, held)| keep(held));
+    for (_, held) in open {
+        keep(held);
+    }
     ledger_agrees(&gate.test).await;
 }
 

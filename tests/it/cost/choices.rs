@@ -134,7 +134,7 @@ async fn an_operator_tops_up_a_window_once_for_each_id() {
         operator.clone(),
     )
     .because("quarter-end")
-    .with_id(name("ticket-381"));
+    .with_id(&name("ticket-381"));
     let racing: Vec<_> = (0..8)
         .map(|_| {
             let (cost, more) = (gate.cost.clone(), more.clone());

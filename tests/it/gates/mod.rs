@@ -154,5 +154,5 @@ pub(crate) fn policy() -> ApprovalPolicy {
             "user:u_17",
         ])
         .unwrap()
-        .expires_after(Duration::from_secs(600))
+        .expires_after(Duration::from_mins(10))
 }

@@ -1,6 +1,6 @@
 //! The database goes away, or hangs: line by line of the module's table.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use portcullis::ErrorKind;
 use portcullis::audit::JournalSettings;

@@ -118,7 +118,7 @@ async fn f42_a_grant_does_not_outlive_its_time_the_policy_or_its_withdrawal() {
         decided.expires_at,
         Timestamp::parse("2026-11-21T12:18:20Z").unwrap()
     );
-    gate.clock.advance(Duration::from_secs(600));
+    gate.clock.advance(Duration::from_mins(10));
     let error = gate.redeem(&refund(1)).await.unwrap_err();
     assert!(
         matches!(error, GateError::Pending { request } if request != first.id),
@@ -201,7 +201,7 @@ async fn f44_whoever_waits_is_woken_by_a_decision_elsewhere() {
     let elsewhere = gate.another().await;
     let waiting = {
         let gates = elsewhere.gates().clone();
-        tokio::spawn(async move { gates.wait(request.id, Duration::from_secs(60)).await })
+        tokio::spawn(async move { gates.wait(request.id, Duration::from_mins(1)).await })
     };
     gate.grant(request.id).await;
     assert_eq!(waiting.await.unwrap().unwrap().state, RequestState::Granted);
@@ -216,14 +216,14 @@ async fn f44_whoever_waits_is_woken_by_a_decision_elsewhere() {
     gate.clock.advance(Duration::from_secs(601));
     let over = gate
         .gates()
-        .wait(next.id, Duration::from_secs(60))
+        .wait(next.id, Duration::from_mins(1))
         .await
         .unwrap();
     assert_eq!(over.state, RequestState::Expired);
     assert_eq!(gate.entries("gate.expired").await.len(), 1);
     let nothing = gate
         .gates()
-        .wait(RequestId::new(), Duration::from_secs(60))
+        .wait(RequestId::new(), Duration::from_mins(1))
         .await;
     assert_eq!(nothing, Err(GateError::NoRequest));
 }
@@ -269,7 +269,7 @@ async fn a_call_that_no_policy_names_asks_on_the_hosts_terms_and_a_refusal_holds
     let ask = || {
         Ask::of(["user:erin"])
             .unwrap()
-            .expires_after(Duration::from_secs(60))
+            .expires_after(Duration::from_mins(1))
     };
     let request = gate.gates().request(&call, ask()).await.unwrap().id();
     gate.decide(request, "user:erin", Decision::deny().because("no"))

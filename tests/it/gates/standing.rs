@@ -5,7 +5,7 @@ use portcullis::gates::StandingGrant;
 
 use super::*;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn tools(names: &[&str]) -> Vec<ToolName> {
     names

@@ -5,7 +5,7 @@ use portcullis::gates::TokenFault;
 
 use super::*;
 
-const LIFE: Duration = Duration::from_secs(300);
+const LIFE: Duration = Duration::from_mins(5);
 
 async fn token(gate: &Gate, id: RequestId, who: &str, decision: Decision) -> String {
     let who = ApproverRef::parse(who).unwrap();

@@ -179,7 +179,7 @@ fn validity(certificate: &[u8]) -> Result<(Timestamp, Timestamp), NotDer> {
     Ok((read(from.tag, from.value)?, read(to.tag, to.value)?))
 }
 
-fn to_be_signed(certificate: &[u8]) -> Result<Reader<'_>, NotDer> {
+pub(super) fn to_be_signed(certificate: &[u8]) -> Result<Reader<'_>, NotDer> {
     let mut outer = Reader::new(certificate);
     let mut parts = outer.within(SEQUENCE)?;
     outer.end()?;

@@ -2,6 +2,8 @@
 
 mod certificate;
 mod der;
+#[cfg(feature = "evidence")]
+mod roots;
 mod token;
 
 use std::sync::Arc;
@@ -13,7 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 use self::certificate::{Trust, verifies};
 use self::der::{NotDer, Reader, integer};
-use self::token::Token;
+#[cfg(feature = "evidence")]
+pub use self::roots::TimestampRoots;
+use self::token::{Info, Token};
 use super::http::Server;
 use crate::audit::anchor::{
     Anchor, AnchorError, AnchorFuture, Inquiry, Kept, Publication, Receipt,
@@ -159,34 +163,8 @@ impl TimestampAnchor {
         token: &[u8],
         asked: Option<(u64, Timestamp)>,
     ) -> Result<Timestamped, AnchorError> {
-        let malformed =
-            AnchorError::Invalid("the token is malformed, or uses what is not supported");
-        let token = Token::parse(token).map_err(|NotDer| malformed.clone())?;
-        let info = &token.info;
+        let (info, _) = examine(&self.trust, &self.policies, note, token)?;
         let invalid = |problem| Err(AnchorError::Invalid(problem));
-        if info.imprint_hash != token::SHA256 || info.imprint != imprint(note) {
-            return invalid("the token is of something else than the checkpoint");
-        }
-        if !self.policies.is_empty() && !self.policies.iter().any(|known| known == info.policy) {
-            return invalid("the token is under a policy that is not allowed");
-        }
-        let (hash, digest) = token.digest;
-        if hash.of(token.content) != digest {
-            return invalid("the token's content is not the one that was signed");
-        }
-        let (hash, named) = token.signer;
-        let mut candidates = token
-            .certificates
-            .iter()
-            .copied()
-            .chain(self.trust.pinned());
-        let Some(signer) = candidates.find(|candidate| hash.of(candidate) == named) else {
-            return invalid("the certificate that signed the token is not in it, nor pinned");
-        };
-        if !verifies(signer, token.scheme, &token.signed, token.signature) {
-            return invalid("the token's signature is wrong");
-        }
-        self.trust.check(signer, &token.certificates, info.at)?;
         if let Some((nonce, now)) = asked {
             let wanted = integer(&nonce.to_be_bytes());
             let wanted = Reader::new(&wanted)
@@ -247,6 +225,41 @@ impl Anchor for TimestampAnchor {
             Ok(Receipt::new("rfc3161", token))
         })
     }
+}
+
+/// Checks everything of a token that stays true; answers with what it says, and whose certificate it
+/// is that signed it.
+fn examine<'t>(
+    trust: &'t Trust,
+    policies: &[Vec<u8>],
+    note: &str,
+    token: &'t [u8],
+) -> Result<(Info<'t>, &'t [u8]), AnchorError> {
+    let malformed = AnchorError::Invalid("the token is malformed, or uses what is not supported");
+    let token = Token::parse(token).map_err(|NotDer| malformed)?;
+    let info = token.info;
+    let invalid = |problem| Err(AnchorError::Invalid(problem));
+    if info.imprint_hash != token::SHA256 || info.imprint != imprint(note) {
+        return invalid("the token is of something else than the checkpoint");
+    }
+    if !policies.is_empty() && !policies.iter().any(|known| known == info.policy) {
+        return invalid("the token is under a policy that is not allowed");
+    }
+    let (hash, digest) = token.digest;
+    if hash.of(token.content) != digest {
+        return invalid("the token's content is not the one that was signed");
+    }
+    let (hash, named) = token.signer;
+    let inside = token.certificates.iter().copied();
+    let mut candidates = inside.chain(trust.pinned());
+    let Some(signer) = candidates.find(|candidate| hash.of(candidate) == named) else {
+        return invalid("the certificate that signed the token is not in it, nor pinned");
+    };
+    if !verifies(signer, token.scheme, &token.signed, token.signature) {
+        return invalid("the token's signature is wrong");
+    }
+    trust.check(signer, &token.certificates, info.at)?;
+    Ok((info, signer))
 }
 
 fn imprint(note: &str) -> [u8; 32] {

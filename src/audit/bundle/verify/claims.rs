@@ -2,6 +2,7 @@
 
 use super::{Claimed, Class, Stage, Verifier};
 use crate::audit::bundle::line::{self, AnchorLine, CheckpointLine, FORMAT, Header, KeyLine};
+use crate::audit::bundle::stamp::{self, TimestampToken, TokenOutcome};
 use crate::ids::TenantId;
 use crate::time::Timestamp;
 use crate::tlog::{Checkpoint, LogError, LogVerifier, Note, verify_consistency};
@@ -150,6 +151,9 @@ impl Verifier<'_> {
             }
         };
         // Cosignature lines go under the note. What is none of them is for others to check.
+        if line.kind == stamp::KIND {
+            self.take_token(line, &note);
+        }
         let lines = std::str::from_utf8(&line.receipt.0).unwrap_or_default();
         let at = self.witnessed(&format!("{note}{lines}"));
         let Some(report) = self.report.anchor(&line.anchor, &line.kind) else {
@@ -159,6 +163,23 @@ impl Verifier<'_> {
         report.receipts += 1;
         report.size = line.size;
         report.witnessed = at.map(|at| (line.size, at)).or(report.witnessed);
+    }
+
+    /// A timestamp token, which is of the note as the log signed it.
+    fn take_token(&mut self, line: &AnchorLine, note: &str) {
+        let outcome = match &self.trust.timestamps {
+            Some(timestamps) => timestamps.check(note, &line.receipt.0),
+            None => TokenOutcome::NotChecked,
+        };
+        if let TokenOutcome::Invalid(problem) = outcome {
+            self.find(Class::Anchor, problem);
+        }
+        self.report.stamps.take(TimestampToken {
+            anchor: line.anchor.clone(),
+            line: self.report.lines,
+            size: line.size,
+            outcome,
+        });
     }
 
     /// When the first of the named witnesses that signed `note` did so. A wrong cosignature of one

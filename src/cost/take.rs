@@ -98,7 +98,10 @@ impl Cost {
             && !refused.admitted
             && core.ask_back(&budget).await
         {
-            answer = self.admit(&demand, who, &asked, at).await;
+            // By the statement alone: a slice that is taken now would be missing from what is left.
+            let limit = core.store.deadline();
+            let again = core.reserving.ask(demand, limit).await;
+            answer = again.map(|answer| (None, Some(answer)));
         }
         match answer {
             Ok((Some(part), None)) => {

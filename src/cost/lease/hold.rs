@@ -130,6 +130,11 @@ impl Hold {
         self.dry_until.store(until, Ordering::Release);
     }
 
+    /// For as long as `old`, whose place it takes.
+    pub(super) fn dry_as(&self, old: &Self) {
+        self.dry(old.dry_until.load(Ordering::Acquire));
+    }
+
     /// Whether less than half of a slice is left.
     pub(super) fn is_low(&self) -> bool {
         let [usd, tokens, calls] = &self.full;

@@ -220,6 +220,8 @@ impl Core {
             _ => {
                 let hold = Arc::new(Hold::new(of.clone(), who.clone()));
                 if let Some(old) = current.insert(of, Arc::clone(&hold)) {
+                    // What is left of the limit is somebody else's for a moment.
+                    hold.dry_as(&old);
                     self.leases.old().push(old);
                 }
                 hold

@@ -313,10 +313,12 @@ impl Reservation {
     pub(super) async fn end(mut self, ending: Ending) -> Result<Settled, CostError> {
         let of_slices = self.end_part(&ending);
         let by_statement = match self.take(ending) {
-            Some(job) => Some(Pending::new(&self.cost, job).complete().await?),
+            Some(job) => Some(Box::pin(Pending::new(&self.cost, job).complete()).await?),
             None => None,
         };
-        self.cost.core().after_slices().await?;
+        if let Some(rest) = self.cost.core().after_slices() {
+            rest.await?;
+        }
         match (by_statement, of_slices) {
             (Some(one), Some(other)) => Ok(one.or_more(&other)),
             (one, other) => one

@@ -4,6 +4,7 @@
 //! slices by its name, and counting references to the gate, which all callers share, for each call.
 
 use std::fmt;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
@@ -14,6 +15,7 @@ use super::reservation::{Reservation, Settled, Spent};
 use super::settle::Ending;
 use crate::call::Principal;
 use crate::ids::ReservationId;
+use crate::random;
 use crate::usage::Ceiling;
 
 /// One caller of the cost gate, as [`Cost::spender`] makes it: for a session that makes many calls of
@@ -70,11 +72,10 @@ impl Spender {
                 })?;
         let taken = match part {
             Some(part) => Taken::OfSlices(part, ceiling),
-            None => Taken::Whole(Box::new(
-                self.cost
-                    .take_by_statement(&self.who, ceiling, None, at)
-                    .await?,
-            )),
+            None => {
+                let whole = self.cost.take_by_statement(&self.who, ceiling, None, at);
+                Taken::Whole(Box::new(Box::pin(whole).await?))
+            }
         };
         Ok(Reserved {
             spender: self,
@@ -187,21 +188,28 @@ impl Reserved<'_> {
     }
 
     async fn end(mut self, ending: Ending) -> Result<Settled, CostError> {
-        let id = ReservationId::new();
         match std::mem::replace(&mut self.taken, Taken::Nothing) {
             Taken::OfSlices(part, ceiling) => {
                 let core = self.spender.cost.core();
+                // The clock was read when it was reserved.
+                let micros = u64::try_from(part.at.as_micros()).unwrap_or(0);
+                let id = random::uuid_v7_at(Duration::from_micros(micros));
+                let id = ReservationId::from_uuid(id);
                 let call = lease::Call {
                     id,
                     call: None,
                     ceiling: &ceiling,
                 };
                 let settled = core.end_part(part, &call, &ending);
-                core.after_slices().await?;
+                if let Some(rest) = core.after_slices() {
+                    rest.await?;
+                }
                 Ok(settled)
             }
-            Taken::Whole(whole) => whole.end(ending).await,
-            Taken::Nothing => Err(CostError::NoReservation { id }),
+            Taken::Whole(whole) => Box::pin(whole.end(ending)).await,
+            Taken::Nothing => Err(CostError::NoReservation {
+                id: ReservationId::new(),
+            }),
         }
     }
 }

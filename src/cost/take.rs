@@ -29,7 +29,8 @@ impl Cost {
         })?;
         match part {
             Some(part) => Ok(Reservation::of_slices(self.clone(), part, ceiling, call)),
-            None => self.take_by_statement(who, ceiling, call, at).await,
+            // Apart, so that the futures of calls that wait for nothing are small: they are moved often.
+            None => Box::pin(self.take_by_statement(who, ceiling, call, at)).await,
         }
     }
 
@@ -44,17 +45,29 @@ impl Cost {
         let core = self.on()?;
         core.halt.check(who)?;
         let split = engine::split(ceiling)?;
-        let at = core.store.now();
+        // A price in dollars is the same at any time: the clock is read once, after it is taken.
+        let fixed = matches!(ceiling.amount, CeilingAmount::Usd(_));
         if !core.leases.is_on() {
-            return Ok((None, at));
+            return Ok((None, core.store.now()));
         }
+        let mut at = if fixed {
+            Timestamp::from_micros(0)
+        } else {
+            core.store.now()
+        };
         let asked = Asked {
             usd: self.price(ceiling, at)?,
             tokens: ceiling.total_tokens(),
             split,
             model: ceiling.model.as_ref(),
         };
-        Ok((find(&core.leases, &asked, at, &|| core.store.now()), at))
+        let mut part = find(&core.leases, &asked, at, &|| core.store.now());
+        match &mut part {
+            Some(part) if fixed => part.at = part.seen_at,
+            None if fixed => at = core.store.now(),
+            _ => {}
+        }
+        Ok((part, at))
     }
 
     pub(super) async fn take_by_statement(

@@ -154,7 +154,10 @@ async fn a_slice_is_given_back_to_a_process_that_needs_it() {
     assert!(out > Usd::dollars(2), "a quarter of it is out: {out}");
     // More than what is left, and less than what is free.
     let most = Ceiling::usd(Usd::dollars(9));
+    let mut tries = 0;
     let held = loop {
+        tries += 1;
+        assert!(tries < 100, "it is refused for ever");
         // It is waited for, but not for long: on a busy machine the answer comes for the next call.
         match other.reserve(&me(), most.clone()).await {
             Ok(held) => break held,
@@ -334,7 +337,10 @@ async fn a_spender_is_charged_as_any_caller() {
     let ask = || spender.reserve(Ceiling::usd(CENT));
     let (one, other) = (ask().await.unwrap(), ask().await.unwrap());
     let settled = one.settle(Usd::cents(3)).await.unwrap();
-    assert_eq!((settled.usd, settled.overrun), (Usd::cents(3), Usd::cents(2)));
+    assert_eq!(
+        (settled.usd, settled.overrun),
+        (Usd::cents(3), Usd::cents(2))
+    );
     // Dropped, it is of unknown outcome, and stays charged.
     drop(other);
     let kept = ask().await.unwrap().leave_unknown().await.unwrap();

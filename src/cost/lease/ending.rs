@@ -1,5 +1,7 @@
 //! How the part of a call ends that was taken from slices.
 
+use std::pin::Pin;
+
 use super::part::{Cost, Part};
 use super::record;
 use super::return_all;
@@ -100,14 +102,22 @@ impl Core {
     }
 
     /// Once the process is ending, what calls still had is reported by themselves; and what is of
-    /// unknown outcome is put on record.
-    pub(in crate::cost) async fn after_slices(&self) -> Result<(), CostError> {
-        if self.leases.has_unknown() {
-            self.put_unknown_on_record().await?;
+    /// unknown outcome is put on record. `None`: nothing has to be waited for.
+    pub(in crate::cost) fn after_slices(
+        &self,
+    ) -> Option<Pin<Box<dyn Future<Output = Result<(), CostError>> + Send + '_>>> {
+        let (unknown, returns) = (self.leases.has_unknown(), self.returns_slices());
+        if !unknown && !returns {
+            return None;
         }
-        if self.returns_slices() {
-            return_all(self).await;
-        }
-        Ok(())
+        Some(Box::pin(async move {
+            if unknown {
+                self.put_unknown_on_record().await?;
+            }
+            if returns {
+                return_all(self).await;
+            }
+            Ok(())
+        }))
     }
 }

@@ -49,7 +49,7 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
             }
             Some(Wake::Key(budget)) => {
                 core.leases.forget_plans();
-                Some(Asked::For(budget))
+                Some(Asked::Changed(budget))
             }
             Some(Wake::Anything) => {
                 core.leases.forget_plans();
@@ -64,6 +64,8 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
 #[derive(Debug)]
 enum Asked<'a> {
     For(&'a str),
+    /// Those of a budget that changed, if its limit is near now: this process may have heard itself.
+    Changed(&'a str),
     /// Perhaps some, which was not heard.
     Perhaps,
 }
@@ -81,7 +83,8 @@ impl Asked<'_> {
     fn back(&self, hold: &Hold) -> Back {
         match self {
             Self::For(budget) if hold.of.budget.as_str() == *budget => Back::Yes,
-            Self::For(_) => Back::No,
+            Self::Changed(budget) if hold.of.budget.as_str() == *budget => Back::Perhaps,
+            Self::For(_) | Self::Changed(_) => Back::No,
             Self::Perhaps => Back::Perhaps,
         }
     }

@@ -272,7 +272,9 @@ impl Leases {
         for share in 0..shares {
             part.take(share, asked);
         }
-        self.check(&mut part, now());
+        part.seen_at = now();
+        let wall = part.seen_at;
+        self.check(&mut part, wall);
         part
     }
 

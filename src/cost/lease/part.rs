@@ -18,6 +18,8 @@ pub(in crate::cost) struct Part {
     taken: [Option<Amounts>; MOST_SHARES],
     /// When, by which the call is priced.
     pub(in crate::cost) at: Timestamp,
+    /// When it was looked at, after it was taken.
+    pub(in crate::cost) seen_at: Timestamp,
 }
 
 /// How a call ends here.
@@ -45,6 +47,7 @@ impl Part {
             plan,
             taken: [None; MOST_SHARES],
             at,
+            seen_at: at,
         }
     }
 

@@ -111,7 +111,7 @@ BEGIN
     END IF;
     -- Budgets.
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations, portcullis.budget_leases TO %I', app);
     EXECUTE format('REVOKE ALL ON portcullis.budget_raises FROM %I', app);
     EXECUTE format('GRANT SELECT, INSERT ON portcullis.budget_raises TO %I', app);
     -- Which clients are wrapped, and how many calls they made; only the marks of writers that are gone are removed.

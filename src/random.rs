@@ -4,7 +4,7 @@
 //! not come from here: what must not be guessed is drawn for itself, and wiped.
 
 use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::{Builder, Uuid};
 
@@ -31,7 +31,11 @@ pub(crate) fn uuid_v7() -> Uuid {
     )]
     let now = SystemTime::now();
     // A clock before 1970 gives ids that sort badly, and are as unique.
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    uuid_v7_at(now.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// The same, of a time since 1970 that has been read already.
+pub(crate) fn uuid_v7_at(now: Duration) -> Uuid {
     let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     let Some(random) = take() else {
         // Without the system's randomness: the `uuid` crate decides, and panics, as `std` does.

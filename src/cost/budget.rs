@@ -259,7 +259,17 @@ impl Budget {
         self
     }
 
-    /// Lets a process take so many per cent of what is left at once, and spend them from memory.
+    /// Lets each process take slices of so many per cent (1 to 50) of each limit, and spend them from
+    /// memory: calls of this budget wait for no round trip, until little is left of the limit. Limits
+    /// over rolling windows, and those that are [passed on purpose](OnLimit::Warn), are asked for each
+    /// call all the same.
+    ///
+    /// No limit is ever exceeded for it: what a process has taken counts as held for all others. What
+    /// a process that died had not reported is of [unknown](super::State::Unknown) outcome, as one
+    /// reservation. A change of the budget reaches slices when the process hears of it, within a
+    /// moment, and else at its next [report](super::LeaseSettings::report_every); until then it admits
+    /// no more than it has taken. Calls that no [`Permit`](crate::Permit) is for are not in the audit
+    /// trail one by one, but in sums, with each report.
     #[must_use]
     pub const fn leased(mut self, percent: u8) -> Self {
         self.leased = Some(percent);

@@ -45,6 +45,7 @@ mod combine;
 mod decide;
 mod engine;
 mod error;
+mod lease;
 mod note;
 mod price;
 mod raise;
@@ -53,6 +54,7 @@ mod reservation;
 mod settings;
 mod settle;
 mod snapshot;
+mod spender;
 mod state;
 mod store;
 mod sweep;
@@ -71,15 +73,18 @@ pub use advice::Advice;
 pub use amount::{Amount, Calls, Tokens};
 pub use budget::{Budget, Limits, OnLimit};
 pub use error::{CostError, Raise};
+pub use lease::LeaseSettings;
 pub use price::{Price, Prices};
 pub use raise::TopUp;
 pub use reservation::{Reservation, Resolution, Settled, Spent};
 pub use settings::{CostSettings, Warning};
 pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
+pub use spender::{Reserved, Spender};
 pub use state::State;
 pub use window::{Period, Rolling, UtcMonth, Window};
 
 use self::combine::Queue;
+use self::lease::Leases;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
 use self::store::{CostStore, Registered};
@@ -99,6 +104,8 @@ pub struct Cost {
     off: Option<Disabled>,
 }
 
+/// Apart from the count of its handles, which every call moves.
+#[repr(align(128))]
 struct Inner {
     core: Arc<Core>,
     queue: mpsc::UnboundedSender<Message>,
@@ -118,6 +125,7 @@ impl Cost {
             settings,
             reserving,
             ending,
+            leases: Leases::new(),
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         });
@@ -200,6 +208,10 @@ impl Cost {
                 problem: "is that of a budget for something else; choose another, or remove that one",
             });
         }
+        if budget.leased.is_some() {
+            self.core().leases.see();
+        }
+        self.core().leases.forget_plans();
         for event in record::registered(&name, &budget, &outcome) {
             self.log(event).await;
         }
@@ -220,6 +232,7 @@ impl Cost {
         let Some(whose) = self.on()?.store.delete_budget(name).await? else {
             return Ok(false);
         };
+        self.core().leases.forget_plans();
         self.log(record::removed(name, &whose)).await;
         Ok(true)
     }
@@ -337,8 +350,14 @@ impl Cost {
     async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
         let core = self.on()?;
         ending.validate()?;
-        let Some(stored) = core.store.fetch_reservation(id).await? else {
-            return Err(CostError::NoReservation { id });
+        let stored = match core.store.fetch_reservation(id).await? {
+            Some(stored) => stored,
+            None => {
+                // Dropped a moment ago, it is on its way from a slice.
+                core.put_unknown_on_record().await?;
+                let stored = core.store.fetch_reservation(id).await?;
+                stored.ok_or(CostError::NoReservation { id })?
+            }
         };
         let held = Held {
             call: None,
@@ -393,6 +412,7 @@ impl Cost {
         if self.inner.queue.send(Message::Flush(done)).is_ok() {
             let _ = drained.await;
         }
+        lease::return_all(self.core()).await;
         // What cannot be done now stays in the journal.
         if self.core().kept.load(Ordering::Relaxed) {
             let _ = self.core().audit.drain().await;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Cost;
 use super::error::CostError;
+use super::lease::{self, Part};
 use super::settle::{Ending, Job, Pending};
 use crate::call::Principal;
 use crate::ids::{CallId, ModelName, ReservationId};
@@ -107,6 +108,18 @@ pub struct Settled {
     pub estimated: bool,
 }
 
+impl Settled {
+    /// The larger of both: the same call, charged in two ways.
+    fn or_more(mut self, other: &Self) -> Self {
+        self.usd = self.usd.max(other.usd);
+        self.tokens = self.tokens.max(other.tokens);
+        self.overrun = self.overrun.max(other.overrun);
+        self.overrun_tokens = self.overrun_tokens.max(other.overrun_tokens);
+        self.estimated |= other.estimated;
+        self
+    }
+}
+
 /// What somebody who knows says about a reservation of unknown outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -126,8 +139,11 @@ pub enum Resolution {
 #[must_use = "an unsettled reservation stays charged at its ceiling"]
 pub struct Reservation {
     cost: Cost,
-    /// Gone once it is settled, released or handed over.
+    /// What was charged by statement. Gone once it is settled, released or handed over.
     held: Option<Held>,
+    /// What was taken from slices, likewise.
+    part: Option<Part>,
+    call: Option<CallId>,
     seen: Mutex<Option<Usage>>,
     id: ReservationId,
     ceiling: Ceiling,
@@ -152,11 +168,30 @@ pub(super) struct Held {
 }
 
 impl Reservation {
-    pub(super) fn new(cost: Cost, held: Held, ceiling: Ceiling) -> Self {
+    pub(super) fn of_slices(
+        cost: Cost,
+        part: Part,
+        ceiling: Ceiling,
+        call: Option<CallId>,
+    ) -> Self {
+        Self {
+            cost,
+            id: ReservationId::new(),
+            held: None,
+            part: Some(part),
+            call,
+            seen: Mutex::new(None),
+            ceiling,
+        }
+    }
+
+    pub(super) fn new(cost: Cost, held: Held, part: Option<Part>, ceiling: Ceiling) -> Self {
         Self {
             cost,
             id: held.id,
+            call: held.call,
             held: Some(held),
+            part,
             seen: Mutex::new(None),
             ceiling,
         }
@@ -178,7 +213,7 @@ impl Reservation {
     /// [`fail_open`](super::CostSettings::fail_open), when the store could not be asked.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.on_record)
+        self.part.is_some() || self.held.as_ref().is_some_and(|held| held.on_record)
     }
 
     /// Notes what has been used so far, as a stream reports it. The largest counts are kept.
@@ -203,13 +238,10 @@ impl Reservation {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped future is completed in the background.
-    pub async fn settle(mut self, spent: impl Into<Spent>) -> Result<Settled, CostError> {
+    pub async fn settle(self, spent: impl Into<Spent>) -> Result<Settled, CostError> {
         let ending = Ending::Settle(spent.into());
         ending.validate()?;
-        match self.take(ending) {
-            Some(job) => Pending::new(&self.cost, job).complete().await,
-            None => Err(CostError::NoReservation { id: self.id }),
-        }
+        self.end(ending).await
     }
 
     /// Charges nothing: the call was never made.
@@ -221,11 +253,8 @@ impl Reservation {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped future is completed in the background.
-    pub async fn release(mut self) -> Result<(), CostError> {
-        match self.take(Ending::Release) {
-            Some(job) => Pending::new(&self.cost, job).complete().await.map(drop),
-            None => Err(CostError::NoReservation { id: self.id }),
-        }
+    pub async fn release(self) -> Result<(), CostError> {
+        self.end(Ending::Release).await.map(drop)
     }
 
     /// Charges nothing, because the call was made and came to nothing: the provider failed, and bills
@@ -238,11 +267,8 @@ impl Reservation {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped future is completed in the background.
-    pub async fn refund(mut self) -> Result<Settled, CostError> {
-        match self.take(Ending::Refund) {
-            Some(job) => Pending::new(&self.cost, job).complete().await,
-            None => Err(CostError::NoReservation { id: self.id }),
-        }
+    pub async fn refund(self) -> Result<Settled, CostError> {
+        self.end(Ending::Refund).await
     }
 
     /// Leaves it charged at the larger of its ceiling and what was observed: nobody knows what the
@@ -255,41 +281,73 @@ impl Reservation {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped future is completed in the background.
-    pub async fn leave_unknown(mut self) -> Result<Settled, CostError> {
+    pub async fn leave_unknown(self) -> Result<Settled, CostError> {
         let ending = Ending::Unknown(self.seen());
-        match self.take(ending) {
-            Some(job) => Pending::new(&self.cost, job).complete().await,
-            None => Err(CostError::NoReservation { id: self.id }),
-        }
+        self.end(ending).await
     }
 
     /// As [`settle`](Self::settle), in the background: for where nothing can be awaited.
     /// [`Cost::shutdown`] waits for it. An amount that cannot be leaves the outcome unknown.
     pub fn settle_detached(mut self, spent: impl Into<Spent>) {
         let ending = Ending::Settle(spent.into());
-        if ending.validate().is_ok()
-            && let Some(job) = self.take(ending)
-        {
-            drop(Pending::new(&self.cost, job));
+        if ending.validate().is_ok() {
+            self.hand_over(ending);
         }
     }
 
     /// As [`release`](Self::release), in the background.
     pub fn release_detached(mut self) {
-        if let Some(job) = self.take(Ending::Release) {
-            drop(Pending::new(&self.cost, job));
-        }
+        self.hand_over(Ending::Release);
     }
 
     /// As [`refund`](Self::refund), in the background.
     pub fn refund_detached(mut self) {
-        if let Some(job) = self.take(Ending::Refund) {
-            drop(Pending::new(&self.cost, job));
-        }
+        self.hand_over(Ending::Refund);
     }
 
     fn seen(&self) -> Option<Usage> {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was taken from slices ends at once, in memory; the rest by a statement.
+    pub(super) async fn end(mut self, ending: Ending) -> Result<Settled, CostError> {
+        let of_slices = self.end_part(&ending);
+        let by_statement = match self.take(ending) {
+            Some(job) => Some(Box::pin(Pending::new(&self.cost, job).complete()).await?),
+            None => None,
+        };
+        if let Some(rest) = self.cost.core().after_slices() {
+            rest.await?;
+        }
+        match (by_statement, of_slices) {
+            (Some(one), Some(other)) => Ok(one.or_more(&other)),
+            (one, other) => one
+                .or(other)
+                .ok_or(CostError::NoReservation { id: self.id }),
+        }
+    }
+
+    fn hand_over(&mut self, ending: Ending) {
+        self.end_part(&ending);
+        if let Some(job) = self.take(ending) {
+            drop(Pending::new(&self.cost, job));
+        }
+    }
+
+    fn end_part(&mut self, ending: &Ending) -> Option<Settled> {
+        let part = self.part.take()?;
+        // One id, one row: with a statement's part, this one is found by an id of its own.
+        let id = if self.held.is_some() && matches!(ending, Ending::Unknown(_)) {
+            ReservationId::new()
+        } else {
+            self.id
+        };
+        let call = lease::Call {
+            id,
+            call: self.call,
+            ceiling: &self.ceiling,
+        };
+        Some(self.cost.core().end_part(part, &call, ending))
     }
 
     fn take(&mut self, ending: Ending) -> Option<Job> {
@@ -299,9 +357,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let ending = Ending::Unknown(self.seen());
-        if let Some(job) = self.take(ending) {
-            drop(Pending::new(&self.cost, job));
+        if self.held.is_some() || self.part.is_some() {
+            self.hand_over(Ending::Unknown(self.seen()));
         }
     }
 }

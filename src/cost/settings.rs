@@ -41,6 +41,8 @@ pub struct CostSettings {
     pub lease: Duration,
     /// How often leases are looked at (30 seconds).
     pub sweep_every: Duration,
+    /// How slices of leased budgets are held.
+    pub leases: super::LeaseSettings,
     /// Whether [`Cost::advise`](super::Cost::advise) answers.
     pub routing_advice: bool,
     pub(super) on_warning: Option<OnWarning>,
@@ -53,6 +55,7 @@ impl Default for CostSettings {
             fail_open: false,
             lease: Duration::from_mins(15),
             sweep_every: Duration::from_secs(30),
+            leases: super::LeaseSettings::default(),
             routing_advice: false,
             on_warning: None,
         }
@@ -78,6 +81,13 @@ impl CostSettings {
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// How slices of leased budgets are held.
+    #[must_use]
+    pub const fn leases(mut self, leases: super::LeaseSettings) -> Self {
+        self.leases = leases;
         self
     }
 
@@ -111,6 +121,7 @@ impl fmt::Debug for CostSettings {
             .field("fail_open", &self.fail_open)
             .field("lease", &self.lease)
             .field("sweep_every", &self.sweep_every)
+            .field("leases", &self.leases)
             .field("routing_advice", &self.routing_advice)
             .field("on_warning", &self.on_warning.is_some())
             .finish()

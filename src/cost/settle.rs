@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::combine::Queue;
 use super::error::CostError;
+use super::lease::Leases;
 use super::record;
 use super::reservation::{Held, Settled, Spent};
 use super::settings::CostSettings;
@@ -21,6 +22,7 @@ use crate::error::ErrorKind;
 use crate::halt::Halt;
 use crate::ids::ModelName;
 use crate::money::Usd;
+use crate::time::Timestamp;
 use crate::usage::Usage;
 
 /// How often an ending is tried while the store is away; with the pauses, some ten minutes.
@@ -89,7 +91,7 @@ impl Ending {
     }
 
     /// What was spent, if anything is known of it.
-    fn spent(&self) -> Option<Spent> {
+    pub(super) fn spent(&self) -> Option<Spent> {
         match self {
             Self::Settle(spent) | Self::Charge(spent) => Some(spent.clone()),
             Self::Unknown(seen) => seen.map(Spent::tokens),
@@ -139,6 +141,8 @@ pub(super) struct Core {
     pub(super) reserving: Queue<Demand, Admission>,
     /// Where their ends do.
     pub(super) ending: Queue<Finish, Option<Finished>>,
+    /// What this process has of leased budgets.
+    pub(super) leases: Leases,
     /// Set by `shutdown`: what does not succeed now is given up.
     pub(super) closing: AtomicBool,
     /// Whether the audit journal has been given something to keep.
@@ -215,19 +219,30 @@ impl Core {
 
     /// The price of `spent`, by the model that answered, else by the one that was reserved for.
     fn price(&self, held: &Held, spent: Spent) -> (Option<Usd>, Option<Usage>, Option<ModelName>) {
+        let reserved = (held.model.as_ref(), held.provider.as_deref(), held.at);
+        let (usd, usage) = self.price_of(&spent, reserved);
+        (usd, usage, spent.model)
+    }
+
+    /// The price of `spent` for a call that was reserved for this model and provider, then.
+    pub(super) fn price_of(
+        &self,
+        spent: &Spent,
+        (model, provider, at): (Option<&ModelName>, Option<&str>, Timestamp),
+    ) -> (Option<Usd>, Option<Usage>) {
         let usage = spent.usage.map(|usage| price::consistent(&usage));
-        let provider = spent.provider.as_deref().or(held.provider.as_deref());
+        let provider = spent.provider.as_deref().or(provider);
         let usd = spent.usd.or_else(|| {
             let usage = usage.as_ref()?;
-            [spent.model.as_ref(), held.model.as_ref()]
+            [spent.model.as_ref(), model]
                 .into_iter()
                 .flatten()
                 .find_map(|model| {
                     let prices = &self.settings.prices;
-                    prices.of_usage(model, provider, held.at, usage).ok()
+                    prices.of_usage(model, provider, at, usage).ok()
                 })
         });
-        (usd, usage, spent.model)
+        (usd, usage)
     }
 
     /// Tries until the store answers, or is not expected to any more.
@@ -366,6 +381,7 @@ fn whose(held: &Held) -> Whose {
         session: held.who.session_id().clone(),
         user: held.who.user_id().cloned(),
         model: held.model.clone(),
+        from_slices: String::new(),
     }
 }
 

@@ -9,12 +9,16 @@ use uuid::Uuid;
 
 use super::record;
 use super::settle::Core;
+use crate::money::Usd;
 use crate::store::StoreError;
 
 /// Sweeps once: all that is due, a batch at a time.
 pub(super) async fn once(core: &Core) -> Result<u64, StoreError> {
     let by = Uuid::now_v7();
-    let mut total = 0;
+    if !core.leases.is_seen() && core.store.any_leased().await? {
+        core.leases.see();
+    }
+    let mut total = slices(core, by).await?;
     loop {
         let swept = core.store.try_sweep(by).await?;
         if swept.is_empty() {
@@ -22,6 +26,24 @@ pub(super) async fn once(core: &Core) -> Result<u64, StoreError> {
         }
         for reservation in &swept {
             core.audit.log_detached(record::swept(reservation));
+            total += 1;
+        }
+    }
+}
+
+/// Slices whose holders let them run out.
+async fn slices(core: &Core, by: Uuid) -> Result<u64, StoreError> {
+    let mut total = 0;
+    loop {
+        let swept = core.store.try_sweep_leases(by).await?;
+        if swept.is_empty() {
+            return Ok(total);
+        }
+        for slice in swept
+            .iter()
+            .filter(|slice| slice.usd > Usd::ZERO || slice.tokens > 0)
+        {
+            core.audit.log_detached(record::swept(slice));
             total += 1;
         }
     }

@@ -20,6 +20,7 @@ const TABLES: &[&str] = &[
     "budgets",
     "budget_windows",
     "reservations",
+    "budget_leases",
     "budget_raises",
     "checkpoint_ranges",
     "tree_tiles",

@@ -31,6 +31,7 @@ mod common;
 mod contracts;
 mod cost;
 mod cost_kill;
+mod cost_lease;
 mod coverage;
 #[cfg(test)]
 mod gates;

@@ -12,7 +12,7 @@ use crate::cost::price::Price;
 use crate::cost::window::{Period, Window};
 use crate::ids::{BudgetName, Id, IdKind};
 use crate::money::Usd;
-use crate::store::{InStore as _, StoreError};
+use crate::store::{InStore as _, StoreError, Topic};
 
 /// What became of a registration.
 #[derive(Clone, Debug)]
@@ -129,6 +129,12 @@ impl CostStore {
                 .persistent(false)
                 .execute(&mut *tx)
                 .await?;
+                // Heard when this is committed, by those who have slices of it.
+                sqlx::query("SELECT pg_notify('portcullis', $1)")
+                    .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
+                    .persistent(false)
+                    .execute(&mut *tx)
+                    .await?;
                 let overruns = sqlx::query(
                     "WITH clock AS MATERIALIZED (
                          SELECT c.utc
@@ -211,10 +217,12 @@ impl CostStore {
                 sqlx::query(
                     "DELETE FROM portcullis.budgets
                       WHERE tenant_id = $1 AND name = $2
+                        AND pg_notify('portcullis', $3::text) IS NOT NULL
                      RETURNING agent_id, user_id, model",
                 )
                 .bind(self.tenant())
                 .bind(name.as_str())
+                .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
                 .fetch_all_in(&self.store)
                 .await?
                 .first()

@@ -23,7 +23,7 @@ pub(super) use admitted::{Admission, Answers, Crossed, WindowState};
 pub(super) use budgets::Registered;
 pub(super) use finish::{Charged, Finish, Finished};
 pub(super) use raise::{Raised, Shortfall};
-pub(super) use reservations::{Stored, Swept};
+pub(super) use reservations::{Stored, Swept, stored};
 pub(super) use reserve::{AT_ONCE, Demand, Terms, Whose};
 #[cfg(test)]
 pub(super) use snapshot::Raise;
@@ -33,7 +33,7 @@ use super::window::{Period, Window};
 use crate::ids::Id;
 use crate::ids::IdKind;
 use crate::money::Usd;
-use crate::store::Store;
+use crate::store::{Store, Subscription, Topic};
 use crate::time::Timestamp;
 
 /// The tables of this module, of one tenant.
@@ -55,13 +55,28 @@ impl CostStore {
         self.store.deadline()
     }
 
-    fn tenant(&self) -> &str {
+    /// For the statements of leased budgets, which stand with them.
+    pub(super) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Hears what others change of slices. Must be called within a runtime.
+    pub(super) fn subscribe(&self, topic: Topic) -> Subscription {
+        self.store.subscribe(topic)
+    }
+
+    /// Whether changes are heard at once; otherwise they are found by polling.
+    pub(super) fn hears_changes(&self) -> bool {
+        self.store.hears_changes()
+    }
+
+    pub(super) fn tenant(&self) -> &str {
         self.store.tenant().as_str()
     }
 }
 
 /// Reads a column that holds one of our names.
-fn parsed<T>(row: &PgRow, column: &str) -> Result<T, sqlx::Error>
+pub(super) fn parsed<T>(row: &PgRow, column: &str) -> Result<T, sqlx::Error>
 where
     T: FromStr,
     T::Err: fmt::Display,
@@ -89,7 +104,7 @@ where
         .map_err(|error: T::Err| malformed(&error.to_string()))
 }
 
-fn period(row: &PgRow) -> Result<Period, sqlx::Error> {
+pub(super) fn period(row: &PgRow) -> Result<Period, sqlx::Error> {
     Period::parse(&row.try_get::<String, _>("period")?).ok_or_else(|| malformed("a period"))
 }
 
@@ -100,7 +115,7 @@ fn window(row: &PgRow) -> Result<Window, sqlx::Error> {
 }
 
 /// A name, or the empty text that stands for every one.
-fn or_any<K: IdKind>(name: Option<&Id<K>>) -> &str {
+pub(super) fn or_any<K: IdKind>(name: Option<&Id<K>>) -> &str {
     name.map_or("", Id::as_str)
 }
 

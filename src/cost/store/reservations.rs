@@ -102,7 +102,7 @@ impl CostStore {
     }
 }
 
-fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
+pub(in crate::cost) fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
     Ok(Stored {
         agent: parsed(row, "agent_id")?,
         session: parsed(row, "session_id")?,

@@ -37,6 +37,9 @@ pub(in crate::cost) struct Whose {
     pub(in crate::cost) session: SessionId,
     pub(in crate::cost) user: Option<UserId>,
     pub(in crate::cost) model: Option<ModelName>,
+    /// What the call is charged to elsewhere, from slices in memory: budgets with their periods,
+    /// `+` if they allow it; with commas between.
+    pub(in crate::cost) from_slices: String,
 }
 
 /// How a statement decides.
@@ -55,6 +58,7 @@ pub(super) struct Subjects<'d> {
     pub(super) sessions: Vec<&'d str>,
     pub(super) users: Vec<&'d str>,
     pub(super) models: Vec<&'d str>,
+    pub(super) from_slices: Vec<&'d str>,
 }
 
 impl<'d> Subjects<'d> {
@@ -66,6 +70,7 @@ impl<'d> Subjects<'d> {
         self.sessions.push(whose.session.as_str());
         self.users.push(or_any(whose.user.as_ref()));
         self.models.push(or_any(whose.model.as_ref()));
+        self.from_slices.push(&whose.from_slices);
         let number = i64::try_from(self.agents.len()).unwrap_or(i64::MAX);
         self.numbers.insert(whose, number);
         number
@@ -112,9 +117,10 @@ impl CostStore {
                         greatest(0, extract(epoch FROM c.at) * 1000000)::bigint AS micros
                    FROM (SELECT coalesce($2::timestamptz, now()) AS at) c
              ), subjects AS MATERIALIZED (
-                 SELECT s.subject, s.agent, s.session, s.usr, s.model
-                   FROM unnest($3::text[], $4::text[], $5::text[], $6::text[])
-                        WITH ORDINALITY AS s(agent, session, usr, model, subject)
+                 SELECT s.subject, s.agent, s.session, s.usr, s.model,
+                        string_to_array(s.slices, ',') AS slices
+                   FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $17::text[])
+                        WITH ORDINALITY AS s(agent, session, usr, model, slices, subject)
              ), requests AS MATERIALIZED (
                  SELECT r.ord, r.subject, r.id, r.provider, r.tokens, r.usd, r.input, r.output, r.either
                    FROM unnest($7::bigint[], $8::uuid[], $9::text[], $10::bigint[], $11::bigint[],
@@ -124,13 +130,15 @@ impl CostStore {
              ), limits AS MATERIALIZED (
                  SELECT s.subject, b.name, b.period, k.window_key, w.budget IS NOT NULL AS open,
                         dense_rank() OVER (ORDER BY b.name, b.period, k.window_key) AS win,
-                        b.on_limit, b.warn_at, b.fallback_input, b.fallback_output, p.allows,
+                        b.on_limit, b.warn_at, b.fallback_input, b.fallback_output,
+                        p.allows OR '+' = ANY(s.slices) AS allows,
                         p.allows AND (s.model <> '' OR b.usd_limit IS NOT NULL) AS priced
                    FROM subjects s
                   CROSS JOIN clock c
                    JOIN portcullis.budgets b
                      ON b.tenant_id = $1::text AND b.agent_id = ANY(ARRAY[s.agent, ''])
                     AND b.user_id = ANY(ARRAY[s.usr, '']) AND b.model = ANY(ARRAY[s.model, ''])
+                    AND NOT b.name || ' ' || b.period = ANY(s.slices)
                   CROSS JOIN LATERAL (
                       SELECT CASE b.period
                                  WHEN 'session' THEN s.session
@@ -379,6 +387,7 @@ impl CostStore {
         .bind(either)
         .bind(terms.lease_micros)
         .bind(terms.spent_already)
+        .bind(&subjects.from_slices)
         .fetch_all_in(&self.store)
         .await?;
         answers(demands.len(), &rows)

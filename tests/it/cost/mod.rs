@@ -119,7 +119,7 @@ pub(crate) async fn count(test: &TestDatabase, sql: &'static str) -> i64 {
 }
 
 /// Locks every window, as a database that hangs would.
-async fn lock_windows(test: &TestDatabase) -> PgConnection {
+pub(crate) async fn lock_windows(test: &TestDatabase) -> PgConnection {
     let mut blocker = test.options().connect().await.unwrap();
     sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
     sqlx::query("SELECT 1 FROM portcullis.budget_windows FOR UPDATE")

@@ -1,0 +1,123 @@
+//! How the part of a call ends that was taken from slices.
+
+use std::pin::Pin;
+
+use super::part::{Cost, Part};
+use super::record;
+use super::return_all;
+use crate::cost::error::CostError;
+use crate::cost::reservation::Settled;
+use crate::cost::settle::{Core, Ending};
+use crate::ids::{CallId, ReservationId};
+use crate::money::Usd;
+use crate::usage::{Ceiling, Usage};
+
+/// What is known of a call besides.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cost) struct Call<'r> {
+    pub(in crate::cost) id: ReservationId,
+    pub(in crate::cost) call: Option<CallId>,
+    pub(in crate::cost) ceiling: &'r Ceiling,
+}
+
+impl Core {
+    /// Ends it, in memory. A governed call is on record by itself, and so is what went wrong; the
+    /// others in sums, when the slice is reported.
+    pub(in crate::cost) fn end_part(
+        &self,
+        part: Part,
+        call: &Call<'_>,
+        ending: &Ending,
+    ) -> Settled {
+        let ceiling = call.ceiling;
+        let spent = ending.spent();
+        let cost = match &spent {
+            None if matches!(ending, Ending::Refund) => Cost {
+                usd: Some(Usd::ZERO),
+                usage: Some(Usage::default()),
+            },
+            Some(spent) => {
+                let reserved = (ceiling.model.as_ref(), ceiling.provider.as_deref(), part.at);
+                let (usd, usage) = self.price_of(spent, reserved);
+                Cost { usd, usage }
+            }
+            None => Cost {
+                usd: None,
+                usage: None,
+            },
+        };
+        let who = call.call.is_some().then(|| part.who().clone());
+        let mut settled = Settled {
+            id: call.id,
+            usd: Usd::ZERO,
+            tokens: 0,
+            overrun: Usd::ZERO,
+            overrun_tokens: 0,
+            estimated: false,
+        };
+        let word = match ending {
+            Ending::Settle(_) | Ending::Charge(_) | Ending::Refund => {
+                let word = match ending {
+                    Ending::Refund => "refunded",
+                    _ => "settled",
+                };
+                let plan = part.plan();
+                let charge = part.settle(&cost);
+                settled.usd = charge.usd;
+                settled.tokens = charge.tokens;
+                settled.overrun = charge.over_usd;
+                settled.overrun_tokens = charge.over_tokens;
+                settled.estimated = charge.estimated;
+                if settled.overrun == Usd::ZERO && settled.overrun_tokens == 0 && who.is_none() {
+                    return settled;
+                }
+                let model = spent.as_ref().and_then(|spent| spent.model.as_ref());
+                let model = model.or(ceiling.model.as_ref());
+                let events = record::ended(plan.who(), call.call, model, &settled, word);
+                for event in events {
+                    self.audit.log_detached(event);
+                }
+                return settled;
+            }
+            Ending::Release | Ending::Absolve | Ending::Forget => "released",
+            Ending::Unknown(_) => {
+                let model = (ceiling.model.clone(), ceiling.provider.clone());
+                let left = part.leave(call.id, call.call, model, &cost);
+                let [usd, tokens, _] = left.charged;
+                settled.usd = Usd::nanos(usd);
+                settled.tokens = tokens.unsigned_abs();
+                settled.estimated = cost.usd.is_none();
+                self.leases.leave(left);
+                return settled;
+            }
+        };
+        drop(part);
+        if let Some(who) = who {
+            let model = ceiling.model.as_ref();
+            for event in record::ended(&who, call.call, model, &settled, word) {
+                self.audit.log_detached(event);
+            }
+        }
+        settled
+    }
+
+    /// Once the process is ending, what calls still had is reported by themselves; and what is of
+    /// unknown outcome is put on record. `None`: nothing has to be waited for.
+    pub(in crate::cost) fn after_slices(
+        &self,
+    ) -> Option<Pin<Box<dyn Future<Output = Result<(), CostError>> + Send + '_>>> {
+        let (unknown, returns) = (self.leases.has_unknown(), self.returns_slices());
+        if !unknown && !returns {
+            return None;
+        }
+        Some(Box::pin(async move {
+            if unknown {
+                self.put_unknown_on_record().await?;
+            }
+            if returns {
+                return_all(self).await;
+            }
+            Ok(())
+        }))
+    }
+}

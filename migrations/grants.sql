@@ -9,9 +9,6 @@ DECLARE
     operator text := nullif(current_setting('portcullis.operator_role', true), '');
     named    record;
     decides  boolean;
-    app text := nullif(current_setting('portcullis.app_role', true), '');
-    -- Whether it sets policies and decides: not if an operator has a role of its own, and this is not it.
-    decides boolean := coalesce(nullif(current_setting('portcullis.operator_role', true), '') = app, true);
 BEGIN
     IF app IS NULL AND operator IS NULL THEN
         RETURN;
@@ -69,7 +66,7 @@ BEGIN
         -- Budgets: windows are opened, with their budget's limits, and charged; a trigger lets nobody raise them who was
         -- not given it. Locking a budget while a window is opened takes the right to write something of it.
         EXECUTE format('GRANT SELECT, UPDATE (registered_at) ON portcullis.budgets TO %I', app);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations TO %I', app);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations, portcullis.budget_leases TO %I', app);
         EXECUTE format('GRANT SELECT, INSERT ON portcullis.budget_raises TO %I', app);
         -- Approvals: asked for and used step by step, as the triggers let them. Who decides nothing can name no voter, and
         -- without one more of them a trigger lets nothing be granted.
@@ -81,52 +78,6 @@ BEGIN
         -- budgets and who is of a team, which are on record.
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.policies, portcullis.policy_revisions TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
-    EXECUTE format('GRANT USAGE ON SCHEMA portcullis TO %I', app);
-    EXECUTE format('GRANT SELECT ON portcullis.schema_migrations TO %I', app);
-    -- The audit trail: append and read. The triggers refuse the rest even to the owner.
-    EXECUTE format('REVOKE ALL ON portcullis.entries, portcullis.chains FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT ON portcullis.entries TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.chains TO %I', app);
-    EXECUTE format('REVOKE ALL ON portcullis.head_signatures FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT ON portcullis.head_signatures TO %I', app);
-    -- Events on their way into the trail: a row is queued, moved and deleted, never changed.
-    EXECUTE format('REVOKE ALL ON portcullis.outbox FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.outbox TO %I', app);
-    -- Which key is current: rotating is the application's business. Nothing of it is removed.
-    EXECUTE format('REVOKE ALL ON portcullis.keyring FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.keyring TO %I', app);
-    -- Checkpoints: made and read; what was signed is never changed, tiles and trees only grow.
-    EXECUTE format('REVOKE ALL ON portcullis.checkpoints, portcullis.checkpoint_ranges, portcullis.tree_tiles, portcullis.trees FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT ON portcullis.checkpoints, portcullis.checkpoint_ranges TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.tree_tiles, portcullis.trees TO %I', app);
-    -- What was published outside of the database.
-    EXECUTE format('REVOKE ALL ON portcullis.anchor_receipts FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT ON portcullis.anchor_receipts TO %I', app);
-    -- Policies: where an operator has a role of its own, the application reads them and changes none. What was in force
-    -- before is kept by a trigger, and changed by nobody.
-    EXECUTE format('REVOKE ALL ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history FROM %I', app);
-    EXECUTE format('GRANT SELECT ON portcullis.policies, portcullis.policy_revisions, portcullis.policy_history TO %I', app);
-    IF decides THEN
-        EXECUTE format('GRANT INSERT, UPDATE ON portcullis.policies, portcullis.policy_revisions TO %I', app);
-    END IF;
-    -- Budgets.
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations, portcullis.budget_leases TO %I', app);
-    EXECUTE format('REVOKE ALL ON portcullis.budget_raises FROM %I', app);
-    EXECUTE format('GRANT SELECT, INSERT ON portcullis.budget_raises TO %I', app);
-    -- Which clients are wrapped, and how many calls they made; only the marks of writers that are gone are removed.
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.coverage_clients, portcullis.coverage_calls TO %I', app);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.coverage_writers TO %I', app);
-    -- What was seen of sessions that move between processes: each process its own rows.
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON portcullis.loop_windows TO %I', app);
-    -- Approvals: asked for, decided and used step by step, as the triggers let them; nothing is removed.
-    EXECUTE format('REVOKE ALL ON portcullis.approval_requests, portcullis.approval_teams, portcullis.approval_tokens, portcullis.approval_grants FROM %I', app);
-    -- Where an operator has a role of its own, the application asks and uses, and decides nothing: it can name no voter,
-    -- and without one more of them a trigger lets nothing be granted.
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, held_by, held_until, ended_at) ON portcullis.approval_requests TO %I', app);
-    EXECUTE format('GRANT SELECT, UPDATE (uses_left) ON portcullis.approval_grants TO %I', app);
-    EXECUTE format('GRANT SELECT ON portcullis.approval_teams TO %I', app);
-    IF decides THEN
         EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
         EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);

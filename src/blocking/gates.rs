@@ -12,7 +12,7 @@ use crate::gates::{
     Decision, Escalation, GateError, GatesStatus, RequestState, Requested, StandingApproval,
     StandingGrant, UsedApproval, Withdrawer,
 };
-use crate::{AgentId, Call, GrantId, InvalidCall, OperatorId, RequestId, Timestamp, gates};
+use crate::{AgentId, Call, GrantId, OperatorId, RequestId, Timestamp, gates};
 
 /// [`portcullis::gates::Gates`](gates::Gates), for programs without a runtime.
 ///
@@ -239,7 +239,7 @@ impl Gates {
     /// # Errors
     ///
     /// As there.
-    pub fn canonical(&self, call: &Call) -> Result<String, InvalidCall> {
+    pub fn canonical(&self, call: &Call) -> Result<String, GateError> {
         self.gates.canonical(call)
     }
 

@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn ids_sort_by_the_time_they_were_made() {
         let first = uuid_v7();
-        std::thread::sleep(std::time::Duration::from_micros(50));
+        std::thread::sleep(Duration::from_micros(50));
         assert!(first < uuid_v7());
     }
 

@@ -350,14 +350,13 @@ impl Cost {
     async fn end_by_id(&self, id: ReservationId, ending: Ending) -> Result<Settled, CostError> {
         let core = self.on()?;
         ending.validate()?;
-        let stored = match core.store.fetch_reservation(id).await? {
-            Some(stored) => stored,
-            None => {
-                // Dropped a moment ago, it is on its way from a slice.
-                core.put_unknown_on_record().await?;
-                let stored = core.store.fetch_reservation(id).await?;
-                stored.ok_or(CostError::NoReservation { id })?
-            }
+        let stored = if let Some(stored) = core.store.fetch_reservation(id).await? {
+            stored
+        } else {
+            // Dropped a moment ago, it is on its way from a slice.
+            core.put_unknown_on_record().await?;
+            let stored = core.store.fetch_reservation(id).await?;
+            stored.ok_or(CostError::NoReservation { id })?
         };
         let held = Held {
             call: None,

@@ -342,7 +342,7 @@ impl Reservation {
         } else {
             self.id
         };
-        let call = lease::Call {
+        let call = lease::About {
             id,
             call: self.call,
             ceiling: &self.ceiling,

@@ -70,12 +70,11 @@ impl Spender {
                 .take_in_memory(&self.who, &ceiling, |leases, asked, at, now| {
                     leases.take_kept(&self.plan, &self.who, asked, at, now)
                 })?;
-        let taken = match part {
-            Some(part) => Taken::OfSlices(part, ceiling),
-            None => {
-                let whole = self.cost.take_by_statement(&self.who, ceiling, None, at);
-                Taken::Whole(Box::new(Box::pin(whole).await?))
-            }
+        let taken = if let Some(part) = part {
+            Taken::OfSlices(part, ceiling)
+        } else {
+            let whole = self.cost.take_by_statement(&self.who, ceiling, None, at);
+            Taken::Whole(Box::new(Box::pin(whole).await?))
         };
         Ok(Reserved {
             spender: self,
@@ -195,7 +194,7 @@ impl Reserved<'_> {
                 let micros = u64::try_from(part.at.as_micros()).unwrap_or(0);
                 let id = random::uuid_v7_at(Duration::from_micros(micros));
                 let id = ReservationId::from_uuid(id);
-                let call = lease::Call {
+                let call = lease::About {
                     id,
                     call: None,
                     ceiling: &ceiling,

@@ -311,7 +311,7 @@ async fn a_lease_is_over_by_the_monotonic_clock_although_the_wall_clock_stands()
     spend(&cost, &who).await.unwrap();
     // Nobody can renew it from here on; what is in it would last for hours.
     let blocker = lock_windows(&test).await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let refused = loop {
         let least = Ceiling::usd(Usd::nanos(1));
         match cost.reserve(&who, least).await {

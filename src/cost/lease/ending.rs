@@ -12,9 +12,13 @@ use crate::ids::{CallId, ReservationId};
 use crate::money::Usd;
 use crate::usage::{Ceiling, Usage};
 
+/// What is left to be done after an ending in memory.
+pub(in crate::cost) type Rest<'r> =
+    Pin<Box<dyn Future<Output = Result<(), CostError>> + Send + 'r>>;
+
 /// What is known of a call besides.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cost) struct Call<'r> {
+pub(in crate::cost) struct About<'r> {
     pub(in crate::cost) id: ReservationId,
     pub(in crate::cost) call: Option<CallId>,
     pub(in crate::cost) ceiling: &'r Ceiling,
@@ -26,7 +30,7 @@ impl Core {
     pub(in crate::cost) fn end_part(
         &self,
         part: Part,
-        call: &Call<'_>,
+        call: &About<'_>,
         ending: &Ending,
     ) -> Settled {
         let ceiling = call.ceiling;
@@ -103,9 +107,7 @@ impl Core {
 
     /// Once the process is ending, what calls still had is reported by themselves; and what is of
     /// unknown outcome is put on record. `None`: nothing has to be waited for.
-    pub(in crate::cost) fn after_slices(
-        &self,
-    ) -> Option<Pin<Box<dyn Future<Output = Result<(), CostError>> + Send + '_>>> {
+    pub(in crate::cost) fn after_slices(&self) -> Option<Rest<'_>> {
         let (unknown, returns) = (self.leases.has_unknown(), self.returns_slices());
         if !unknown && !returns {
             return None;

@@ -336,7 +336,7 @@ impl Hold {
     /// Spends well inside of the lease, and not beyond its window; counted from before the statement
     /// was sent, so that the store's clock is never behind.
     fn extend(&self, news: &News, lease: Duration, mono: u64, wall: i64) {
-        let lasts = news.lasts.min(lease - lease / 5);
+        let lasts = news.lasts.min(lease.saturating_sub(lease / 5));
         for (slot, full) in self.full.iter().zip(news.full) {
             slot.store(full, Ordering::Relaxed);
         }

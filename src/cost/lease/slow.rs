@@ -129,7 +129,7 @@ impl Core {
             tokio::time::sleep(LOOK_EVERY).await;
             waited += LOOK_EVERY;
             // Told again: who has just begun to listen has not heard the first time.
-            match ask(waited.as_millis() % 100 == 0).await {
+            match ask(waited.as_millis().is_multiple_of(100)).await {
                 Ok(now) if now.iter().zip(&out).any(|(now, before)| now < before) => return true,
                 Ok(_) => {}
                 Err(_) => return false,
@@ -163,7 +163,7 @@ impl Core {
                 .plans
                 .find(call.who, call.asked.model, self.leases.generation());
             plan.filter(fresh)
-                .filter(|plan| !self.is_past(plan, call.at))
+                .filter(|plan| !Self::is_past(plan, call.at))
         };
         if let Some(plan) = find() {
             return Ok(plan);
@@ -202,7 +202,7 @@ impl Core {
     }
 
     /// Whether a window of the plan is over: on another day, another one counts.
-    fn is_past(&self, plan: &Plan, at: Timestamp) -> bool {
+    fn is_past(plan: &Plan, at: Timestamp) -> bool {
         let today = at.utc_day().to_string();
         let other = |share: &Share| share.hold.of.is_other_day(&today);
         plan.shares.iter().any(other)

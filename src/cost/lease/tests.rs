@@ -100,8 +100,8 @@ fn callers_on_many_threads_never_take_more_than_is_granted() {
                 for _ in 0..200_000 {
                     roll = roll.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let asked = [
-                        1 + (roll >> 40) as i64 % 9_000,
-                        (roll >> 20) as i64 % 5_000,
+                        1 + (roll >> 40).cast_signed() % 9_000,
+                        (roll >> 20).cast_signed() % 5_000,
                         1,
                     ];
                     if !slice.take(&asked) {

@@ -41,7 +41,7 @@
 //! backs. So nothing is sent from thread to thread, and what is asked for may borrow.
 //!
 //! After a fork (of an interpreter that has this crate in it, say) only the thread that forked is
-//! there: make new handles from a new [`Database`](crate::Database) in the child.
+//! there: make new handles from a new [`Database`] in the child.
 //!
 //! # When the last handle is dropped
 //!

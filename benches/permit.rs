@@ -26,8 +26,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis::audit::{AuditKeys, Evidence, JournalSettings};
+use portcullis::cost::Budget;
+use portcullis::loops::LoopPolicy;
 use portcullis::scope::ScopePolicy;
-use portcullis::{AgentId, Call, Database, Governance, Outcome, Principal, Secret};
+use portcullis::{AgentId, Call, Ceiling, Database, Governance, Outcome, Principal, Secret, Usd};
 
 use crate::common::Server;
 
@@ -51,10 +53,45 @@ async fn measure() {
     let scratch = std::env::temp_dir().join(format!("portcullis-permit-{}", std::process::id()));
     let me = Principal::agent(AgentId::parse("billing-agent").unwrap());
 
-    let spooled = connect(&database, &scratch, Evidence::Spooled, &me).await;
-    let took = permits(&spooled, &me).await;
-    println!("figure permit/spooled {:.2} us", median(took));
-    spooled.shutdown().await;
+    let gov = connect(&database, &scratch, Evidence::Spooled, &me).await;
+    let bare = median(permits(&gov, &me, None).await);
+    println!("figure permit/spooled {bare:.2} us ceiling {bare:.2} ratio 1.00");
+
+    // A leased budget, loops looked for, no approval, no contract: nothing waits for a round trip.
+    let leased = Budget::for_agent(me.agent_id().clone())
+        .per_session(Usd::dollars(1_000_000))
+        .leased(5);
+    gov.cost().register(leased).await.unwrap();
+    gov.loops()
+        .pin(LoopPolicy::new(me.agent_id().clone()))
+        .await
+        .unwrap();
+    let price = Ceiling::usd(Usd::nanos(10_000));
+    // The first calls take a slice.
+    permits(&gov, &me, Some(&price)).await;
+    let gates = gates(&gov, &me, &price).await;
+    let whole = median(permits(&gov, &me, Some(&price)).await);
+    println!(
+        "figure permit/gates {gates:.0} ns ceiling 2000 ratio {:.2}",
+        gates / 2_000.0
+    );
+    println!(
+        "figure permit/leased {:.0} ns ceiling 10000 ratio {:.2}",
+        whole * 1e3,
+        whole / 10.0
+    );
+    gov.shutdown().await;
+
+    let exact = connect(&database, &scratch, Evidence::Durable, &me).await;
+    let budget = Budget::for_agent(me.agent_id().clone()).per_session(Usd::dollars(1_000_000));
+    exact.cost().register(budget).await.unwrap();
+    let reserves = reserves(&exact, &me, &price).await;
+    let whole = median(permits(&exact, &me, Some(&price)).await);
+    println!(
+        "figure permit/exact {whole:.0} us ceiling {reserves:.0} ratio {:.2}",
+        whole / reserves
+    );
+    exact.shutdown().await;
 
     database.connect_pool().await.unwrap().close().await;
     server.stop().await;
@@ -81,17 +118,52 @@ async fn connect(
     gov
 }
 
-async fn permits(gov: &Governance, me: &Principal) -> Vec<Duration> {
+async fn permits(gov: &Governance, me: &Principal, price: Option<&Ceiling>) -> Vec<Duration> {
     let mut took = Vec::new();
     for n in 0..ROUNDS * CALLS {
         let args = serde_json::json!({"to": "c_381", "subject": "Your invoice", "n": n});
         let call = Call::tool(me, "send_email").args(&args);
+        let call = match price {
+            Some(price) => call.ceiling(price.clone()),
+            None => call,
+        };
         let began = Instant::now();
         let permit = gov.authorize(&call).await.unwrap();
         took.push(began.elapsed());
         permit.settle(Outcome::completed()).await;
     }
     took
+}
+
+/// The gates by themselves, one after the other, without the record of the decision; in nanoseconds.
+async fn gates(gov: &Governance, me: &Principal, price: &Ceiling) -> f64 {
+    let mut took = Vec::new();
+    for n in 0..ROUNDS * CALLS {
+        let args = serde_json::json!({"to": "c_381", "n": n});
+        let call = Call::tool(me, "send_email").args(&args);
+        let began = Instant::now();
+        gov.halt().check(me).unwrap();
+        gov.scope().check(me, "send_email").await.unwrap();
+        let clear = gov.loops().check_call(&call).await.unwrap();
+        let held = gov.cost().reserve(me, price.clone()).await.unwrap();
+        took.push(began.elapsed());
+        assert!(clear.warning().is_none());
+        held.release().await.unwrap();
+    }
+    median(took) * 1e3
+}
+
+/// What an exact budget's one round trip costs, beside a permit that also waits for the commit of its
+/// decision; in microseconds.
+async fn reserves(gov: &Governance, me: &Principal, price: &Ceiling) -> f64 {
+    let mut took = Vec::new();
+    for _ in 0..CALLS {
+        let began = Instant::now();
+        let held = gov.cost().reserve(me, price.clone()).await.unwrap();
+        took.push(began.elapsed());
+        held.release().await.unwrap();
+    }
+    median(took)
 }
 
 fn median(mut all: Vec<Duration>) -> f64 {

@@ -171,7 +171,6 @@ mod tests {
     #[test]
     fn every_kind_is_read_back_and_none_is_the_callers() {
         assert_eq!(Kind::SYSTEM.len(), 114);
-        assert_eq!(Kind::SYSTEM.len(), 114);
         for kind in Kind::SYSTEM {
             assert_eq!(Kind::parse(kind.as_str()).as_ref(), Some(kind));
             assert_eq!(AppKind::parse(kind.as_str()), Err(InvalidKind::Reserved));

@@ -26,6 +26,7 @@ impl Core {
         let wanted = id.to_string();
         // Heard from before the first look on, so that nothing falls in between.
         let mut heard = self.store.store.subscribe(Topic::Approvals);
+        let mut pending = None;
         loop {
             let look = timeout_at(until, self.read(id)).await;
             let outcome =
@@ -35,10 +36,12 @@ impl Core {
                 Ok(found) if found.state != RequestState::Pending || now >= until => {
                     return Ok(found);
                 }
+                Ok(found) => pending = Some(found),
                 Err(GateError::NoRequest) => return Err(GateError::NoRequest),
+                // There was no time left for another look: it is as the last one found it.
+                Err(error) if now >= until => return pending.ok_or(error),
                 // The database may be back before the time is up.
-                Err(error) if now >= until => return Err(error),
-                _ => {}
+                Err(_) => {}
             }
             let poll = if self.store.store.hears_changes() {
                 POLL_BEHIND

@@ -428,3 +428,13 @@ async fn f40_another_process_uses_what_was_asked_for_here_and_granted_while_it_w
     assert_eq!(found.state, RequestState::Consumed);
     assert!(gov.audit().verify_all().await.unwrap().is_clean());
 }
+
+#[tokio::test]
+async fn a_wait_that_ends_first_says_that_the_request_is_pending() {
+    let gate = Gate::with_policy().await;
+    let id = gate.ask(&refund(1)).await.id;
+    for _ in 0..5 {
+        let waited = gate.gates().wait(id, Duration::from_millis(150)).await;
+        assert_eq!(waited.unwrap().state, RequestState::Pending);
+    }
+}

@@ -229,6 +229,8 @@ impl Governance {
             other.shutdown_one().await;
         }
         self.shutdown_one().await;
+        // Last: it is one connection for all tenants.
+        self.inner.store.stop_hearing().await;
     }
 
     async fn shutdown_one(&self) {

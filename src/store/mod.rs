@@ -138,6 +138,13 @@ impl Store {
         self.notices().subscribe(topic, &self.tenant)
     }
 
+    /// Hears of no more changes, and gives the connection back.
+    pub(crate) async fn stop_hearing(&self) {
+        if let Some(notices) = self.shared.notices.get() {
+            notices.stop().await;
+        }
+    }
+
     /// Whether changes are heard at once; otherwise they are found by polling.
     pub(crate) fn hears_changes(&self) -> bool {
         self.notices().is_connected()

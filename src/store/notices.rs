@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -22,6 +22,8 @@ const CHANNEL: &str = "portcullis";
 pub(crate) const EVERY_TENANT: &str = "*";
 /// How many notices may wait for a slow reader, who is then told that anything may have changed.
 const BACKLOG: usize = 1_024;
+/// How long the connection may take to be closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long to wait before connecting again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -105,6 +107,7 @@ pub(crate) enum Wake {
 pub(super) struct Notices {
     heard: broadcast::Sender<Notice>,
     connected: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -113,12 +116,21 @@ impl Notices {
     pub(super) fn start(options: Option<PgConnectOptions>) -> Self {
         let (heard, _) = broadcast::channel(BACKLOG);
         let connected = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(listen(options, heard.clone(), Arc::clone(&connected)));
+        let (stop, stopped) = watch::channel(false);
+        let listening = listen(options, heard.clone(), Arc::clone(&connected), stopped);
         Self {
             heard,
             connected,
-            task,
+            stop,
+            task: tokio::spawn(listening),
         }
+    }
+
+    /// Gives the connection back. What changes from now on is found by polling.
+    pub(super) async fn stop(&self) {
+        self.stop.send_replace(true);
+        // The task has the only receiver.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.stop.closed()).await;
     }
 
     pub(super) fn subscribe(&self, topic: Topic, tenant: &TenantId) -> Subscription {
@@ -145,18 +157,22 @@ async fn listen(
     options: Option<PgConnectOptions>,
     heard: broadcast::Sender<Notice>,
     connected: Arc<AtomicBool>,
+    mut stopped: watch::Receiver<bool>,
 ) {
     let Some(options) = options else { return };
     let mut pause = FIRST_PAUSE;
-    loop {
+    while !*stopped.borrow() {
         // Nobody hears it if there is no subscriber; it then reads everything when it comes.
-        match hear(&options, &heard, &connected).await {
+        match hear(&options, &heard, &connected, &mut stopped).await {
             Ok(()) => pause = FIRST_PAUSE,
             Err(_) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
         connected.store(false, Ordering::Relaxed);
         tracing::debug!("changes are not heard now; they are found by polling");
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
     }
 }
 
@@ -165,6 +181,7 @@ async fn hear(
     options: &PgConnectOptions,
     heard: &broadcast::Sender<Notice>,
     connected: &AtomicBool,
+    stopped: &mut watch::Receiver<bool>,
 ) -> Result<(), sqlx::Error> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -174,12 +191,22 @@ async fn hear(
     listener.listen(CHANNEL).await?;
     connected.store(true, Ordering::Relaxed);
     let _ = heard.send(Notice::Anything);
-    while let Ok(Some(notification)) = listener.try_recv().await {
+    loop {
+        let heard_one = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            heard_one = listener.try_recv() => heard_one,
+        };
+        let Ok(Some(notification)) = heard_one else {
+            break;
+        };
         // Whatever else is said on the channel is none of ours.
         if let Some(notice) = Notice::parse(notification.payload()) {
             drop(heard.send(notice));
         }
     }
+    drop(listener);
+    let _ = tokio::time::timeout(CLOSE_WITHIN, pool.close()).await;
     Ok(())
 }
 

@@ -229,12 +229,11 @@ impl Governance {
             other.shutdown_one().await;
         }
         self.shutdown_one().await;
-        // Last: it is one connection for all tenants.
         self.inner.store.stop_hearing().await;
     }
 
     async fn shutdown_one(&self) {
-        // All permits are free when no settlement is under way. The semaphore is never closed.
+        // All are free when no settlement is under way.
         let _ = self.inner.settlements.acquire_many(MAX_SETTLEMENTS).await;
         self.inner.parts.shutdown().await;
     }

@@ -138,7 +138,7 @@ impl Store {
         self.notices().subscribe(topic, &self.tenant)
     }
 
-    /// Hears of no more changes, and gives the connection back.
+    /// Hears of no more changes, and gives the connection back, which all tenants share.
     pub(crate) async fn stop_hearing(&self) {
         if let Some(notices) = self.shared.notices.get() {
             notices.stop().await;

@@ -22,6 +22,7 @@ use crate::posture::LastLook;
 use crate::presence::Presence;
 use crate::scope::Scope;
 use crate::store::{Database, Store};
+use crate::task;
 
 /// How many settlements may be under way at once: enough never to be reached.
 const MAX_SETTLEMENTS: u32 = 1 << 20;
@@ -243,7 +244,7 @@ impl Governance {
         let mut sigterm = signal(SignalKind::terminate()).map_err(|_| ConnectError::Signal)?;
         // Weak: waiting for a signal must not keep the handle alive.
         let inner = Arc::downgrade(&self.inner);
-        tokio::spawn(async move {
+        task::spawn(async move {
             sigterm.recv().await;
             if let Some(inner) = inner.upgrade() {
                 tracing::info!("SIGTERM: draining");
@@ -279,7 +280,7 @@ impl Governance {
         F::Output: Send,
     {
         let under_way = Arc::clone(&self.inner.settlements).try_acquire_owned();
-        self.inner.runtime.spawn(async move {
+        task::spawn_on(&self.inner.runtime, async move {
             let _under_way = under_way;
             settlement.await
         })

@@ -23,6 +23,7 @@ mod permit;
 mod posture;
 mod random;
 mod secret;
+mod task;
 mod time;
 mod usage;
 

@@ -89,6 +89,7 @@ use self::writer::{WeakWriter, Writer};
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
 use crate::ids::{EventId, TenantId};
 use crate::store::{Database, DatabaseError, Store};
+use crate::task;
 use crate::time::SystemClock;
 use crate::tlog::LogError;
 
@@ -194,7 +195,7 @@ impl Audit {
             anchors: Anchors::new(options.anchors.clone(), options.anchors_stale_after),
         };
         if let Some(maker) = options.checkpoints.clone() {
-            tokio::spawn(maker.run(audit.downgrade()));
+            task::spawn(maker.run(audit.downgrade()));
         }
         audit
     }

@@ -7,8 +7,13 @@ use serde_json::Value;
 
 use strict::Strict;
 
+mod document;
+mod flat;
 mod parse;
 mod strict;
+
+pub(crate) use document::{BadDocument, Document};
+pub(crate) use flat::{Flat, FlatWriter};
 
 /// The most keys of an object of metadata, and of all objects within it together.
 const MAX_KEYS: usize = 64;

@@ -9,8 +9,8 @@
 
 mod json;
 
+pub(crate) use json::{BadDocument, Document, Flat, FlatWriter, canonical_arguments, write_text};
 pub use json::{JsonError, JsonRule, Metadata};
-pub(crate) use json::{canonical_arguments, write_text};
 
 /// Writes the fields of one thing, in order.
 #[derive(Debug, Default)]

@@ -94,6 +94,7 @@ use crate::error::Disabled;
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{BudgetName, CallId, ReservationId, TenantId};
 use crate::store::{Database, DatabaseError, Store};
+use crate::task;
 use crate::time::Clock;
 use crate::usage::Ceiling;
 
@@ -134,7 +135,7 @@ impl Cost {
         let (stop, stopped) = watch::channel(false);
         // Weak: they end when nobody can ask any more.
         let (reserve, end) = (Arc::downgrade(&core), Arc::downgrade(&core));
-        tokio::spawn(combine::work(to_reserve, move |batch| {
+        task::spawn(combine::work(to_reserve, move |batch| {
             let core = reserve.upgrade();
             async move {
                 if let Some(core) = core {
@@ -142,7 +143,7 @@ impl Cost {
                 }
             }
         }));
-        tokio::spawn(combine::work(to_end, move |batch| {
+        task::spawn(combine::work(to_end, move |batch| {
             let core = end.upgrade();
             async move {
                 if let Some(core) = core {
@@ -150,8 +151,8 @@ impl Cost {
                 }
             }
         }));
-        tokio::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
-        tokio::spawn(sweep::watch(Arc::clone(&core), stopped));
+        task::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
+        task::spawn(sweep::watch(Arc::clone(&core), stopped));
         // Decoding the price list takes tens of milliseconds; the first call should not wait for it.
         tokio::task::spawn_blocking(Prices::warm);
         Self {

@@ -22,6 +22,7 @@ use crate::error::ErrorKind;
 use crate::halt::Halt;
 use crate::ids::ModelName;
 use crate::money::Usd;
+use crate::task;
 use crate::time::Timestamp;
 use crate::usage::Usage;
 
@@ -353,7 +354,7 @@ pub(super) async fn work(
 
 fn look_again(mut job: Job, after: Duration, queue: mpsc::WeakUnboundedSender<Message>) {
     job.second_look = true;
-    tokio::spawn(async move {
+    task::spawn(async move {
         tokio::time::sleep(after).await;
         if let Some(queue) = queue.upgrade() {
             let _ = queue.send(Message::End(Box::new(job)));

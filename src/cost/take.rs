@@ -14,6 +14,7 @@ use crate::error::ErrorKind;
 use crate::ids::{CallId, ReservationId};
 use crate::money::Usd;
 use crate::store::StoreError;
+use crate::task;
 use crate::time::Timestamp;
 use crate::usage::{Ceiling, CeilingAmount};
 
@@ -189,7 +190,7 @@ impl Cost {
     fn keep_slices(&self) {
         if self.core().leases.must_be_kept() {
             let core = Arc::clone(&self.inner.core);
-            tokio::spawn(lease::keep(core, self.inner.stop.subscribe()));
+            task::spawn(lease::keep(core, self.inner.stop.subscribe()));
         }
     }
 

@@ -60,6 +60,7 @@ use self::store::CoverageStore;
 use crate::audit::{Audit, Purpose, Recorded};
 use crate::canon::Fields;
 use crate::store::{Store, StoreError};
+use crate::task;
 
 /// The registry of one tenant's wrapped clients. Cheap to clone; every clone is the same.
 #[derive(Clone)]
@@ -99,7 +100,7 @@ impl Coverage {
             warn_at_first_call: AtomicBool::new(settings.warn_on_no_wrappers),
             known_before: OnceLock::new(),
         });
-        tokio::spawn(write::behind(
+        task::spawn(write::behind(
             Arc::downgrade(&shared),
             Arc::clone(&shared.wake),
         ));

@@ -16,6 +16,7 @@ use crate::call::Principal;
 use crate::error::ErrorKind;
 use crate::ids::RequestId;
 use crate::store::{StoreError, StoreFault};
+use crate::task;
 
 /// How often a request is looked for that others end or make meanwhile.
 const ROUNDS: u32 = 4;
@@ -274,7 +275,7 @@ impl Core {
     /// was away, and would look into its journal only every half minute.
     fn drain_soon(self: &Arc<Self>, digest: [u8; 32]) {
         let core = Arc::downgrade(self);
-        self.runtime.spawn(async move {
+        task::spawn_on(&self.runtime, async move {
             let mut pause = FIRST_DRAIN;
             loop {
                 tokio::time::sleep(pause).await;

@@ -16,6 +16,7 @@ use crate::call::Parts;
 use crate::halt::Halt;
 use crate::ids::RequestId;
 use crate::store::{PolicyWatch, StoreError};
+use crate::task;
 
 /// How many things may be under way in the background: enough never to be reached.
 pub(super) const MANY: u32 = 1 << 20;
@@ -60,7 +61,7 @@ impl Core {
     /// Goes on without a caller; shutdown waits for it.
     pub(super) fn detach(&self, work: impl Future<Output = ()> + Send + 'static) {
         let under_way = Arc::clone(&self.background).try_acquire_owned();
-        self.runtime.spawn(async move {
+        task::spawn_on(&self.runtime, async move {
             let _under_way = under_way;
             work.await;
         });

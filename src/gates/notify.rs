@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::request::ApprovalRequest;
 use crate::ids::{AgentId, RequestId};
+use crate::task;
 use crate::time::Timestamp;
 
 /// How often a notice is tried, and how long to wait before the second time; doubled after each.
@@ -150,7 +151,7 @@ impl Desk {
                 continue;
             };
             let notice = notice.clone();
-            self.runtime.spawn(async move {
+            task::spawn_on(&self.runtime, async move {
                 deliver(&*notifier, &notice).await;
                 drop(room);
             });

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::approver::{ApproverRef, InvalidApprover};
 use super::pattern::{Pattern, PatternFault};
 use crate::call::Action;
-use crate::canon::canonical_arguments;
+use crate::canon::{BadDocument, Document, write_text};
 use crate::ids::{AgentId, InvalidId};
 
 /// For how long a request can be decided, and what was granted be used.
@@ -191,18 +191,17 @@ impl ApprovalPolicy {
     /// The policy as canonical JSON, and the hash of these bytes.
     pub(super) fn document(&self) -> Result<PolicyText, InvalidApprovalPolicy> {
         self.validate()?;
-        let document = Document {
-            agent: self.agent.as_str().to_owned(),
-            tools: texts(&self.tools),
-            models: texts(&self.models),
-            approvers: texts(&self.approvers),
-            quorum: self.quorum,
-            life_seconds: self.life.as_secs(),
-            standing_uses: self.standing.map_or(0, |standing| standing.uses),
-            standing_seconds: self.standing.map_or(0, |standing| standing.life.as_secs()),
-            unknown_operator: self.unknown_operator,
-        };
-        let text = canonical_arguments(&document).map_err(|_| InvalidApprovalPolicy::Document)?;
+        let text = write_text(&json!({
+            "agent": self.agent.as_str(),
+            "tools": texts(&self.tools),
+            "models": texts(&self.models),
+            "approvers": texts(&self.approvers),
+            "quorum": self.quorum,
+            "life_seconds": self.life.as_secs(),
+            "standing_uses": self.standing.map_or(0, |standing| standing.uses),
+            "standing_seconds": self.standing.map_or(0, |standing| standing.life.as_secs()),
+            "unknown_operator": self.unknown_operator,
+        }));
         let hash = hex::encode(Sha256::digest(&text));
         Ok(PolicyText { text, hash })
     }
@@ -212,25 +211,27 @@ impl ApprovalPolicy {
         agent: &AgentId,
         text: &str,
     ) -> Result<(Self, String), InvalidApprovalPolicy> {
-        let document: Document =
-            serde_json::from_str(text).map_err(|_| InvalidApprovalPolicy::Document)?;
-        let named = AgentId::parse(&document.agent).map_err(InvalidApprovalPolicy::Agent)?;
+        let mut document = Document::parse(text)?;
+        let named = document.text("agent")?;
+        let named = AgentId::parse(named).map_err(InvalidApprovalPolicy::Agent)?;
         if named != *agent {
             return Err(InvalidApprovalPolicy::OtherAgent);
         }
         let mut policy = Self::new(named)
-            .require_for_tools(document.tools)?
-            .require_for_models(document.models)?
-            .approvers(document.approvers)?
-            .quorum(document.quorum)
-            .expires_after(Duration::from_secs(document.life_seconds));
-        if document.standing_uses > 0 {
-            let life = Duration::from_secs(document.standing_seconds);
-            policy = policy.allow_standing(document.standing_uses, life);
+            .require_for_tools(document.texts("tools")?)?
+            .require_for_models(document.texts("models")?)?
+            .approvers(document.texts("approvers")?)?
+            .quorum(document.number("quorum")?)
+            .expires_after(Duration::from_secs(document.number("life_seconds")?));
+        let uses = document.number("standing_uses")?;
+        let life = Duration::from_secs(document.number("standing_seconds")?);
+        if uses > 0 {
+            policy = policy.allow_standing(uses, life);
         }
-        if document.unknown_operator {
+        if document.flag("unknown_operator")? {
             policy = policy.allow_unknown_operator();
         }
+        document.end()?;
         policy.validate()?;
         // The hash is that of what we would write: how the text is laid out is no other policy.
         let hash = policy.document()?.hash;
@@ -297,20 +298,6 @@ pub(super) struct PolicyText {
     pub(super) text: String,
     /// SHA-256 of the text, in hex.
     pub(super) hash: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    agent: String,
-    tools: Vec<String>,
-    models: Vec<String>,
-    approvers: Vec<String>,
-    quorum: u32,
-    life_seconds: u64,
-    standing_uses: u32,
-    standing_seconds: u64,
-    unknown_operator: bool,
 }
 
 fn texts<T: fmt::Display>(all: &BTreeSet<T>) -> Vec<String> {
@@ -383,8 +370,15 @@ pub enum InvalidApprovalPolicy {
     )]
     StandingQuorum,
     /// A document with an unknown or missing field, or none at all.
-    #[error("the policy document is not one of this version; register the policy again")]
-    Document,
+    #[error(
+        "the policy document is not one of this version: `{field}` {problem}; register the policy again"
+    )]
+    Document {
+        /// The field, cut to 80 characters; empty for the whole.
+        field: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The document's agent is not a valid id.
     #[error("agent: {0}")]
     Agent(InvalidId),
@@ -393,4 +387,10 @@ pub enum InvalidApprovalPolicy {
         "the policy document names another agent than the one it is stored for; register it again"
     )]
     OtherAgent,
+}
+
+impl From<BadDocument> for InvalidApprovalPolicy {
+    fn from(BadDocument { field, problem }: BadDocument) -> Self {
+        Self::Document { field, problem }
+    }
 }

@@ -60,6 +60,7 @@ use crate::audit::Audit;
 use crate::call::Principal;
 use crate::ids::{AgentId, OperatorId, SessionId};
 use crate::store::{Store, StoreError, StoreFault, Topic};
+use crate::task;
 
 /// The halt switch of one tenant. Cheap to clone; every clone is the same switch.
 #[derive(Clone)]
@@ -93,7 +94,7 @@ impl Halt {
         let heard = core.store.subscribe(Topic::Halts);
         core.look(true).await?;
         let stopped = self.shared.stop.subscribe();
-        let task = tokio::spawn(follow::follow(Arc::clone(core), heard, stopped));
+        let task = task::spawn(follow::follow(Arc::clone(core), heard, stopped));
         *self.background() = Some(task);
         Ok(())
     }
@@ -195,7 +196,7 @@ impl Halt {
             since: core.store.now(),
             epoch: None,
         });
-        tokio::spawn(async move {
+        task::spawn(async move {
             let stored = change::store(&core, &pending).await;
             if stored.is_err() {
                 change::record_here(&core, &pending).await;
@@ -230,7 +231,7 @@ impl Halt {
         }
         let core = Arc::clone(&self.shared.core);
         let resuming = change::resume(core, target.clone(), by.clone(), why);
-        ended(tokio::spawn(resuming)).await
+        ended(task::spawn(resuming)).await
     }
 
     /// How often what this process knows of halts has changed: as long as it is the same, so is the answer

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::error::InvalidLoopPolicy;
 use super::ring::REMEMBERED;
-use crate::canon::canonical_arguments;
+use crate::canon::{Document, write_text};
 use crate::ids::{AgentId, ToolName};
 
+/// How pollers are spelled in a document.
+const WHILE_CHANGING: &str = "while_changing";
+const AT_MOST: &str = "at_most";
 /// The longest round that can be looked for.
 const LONGEST_ROUND: usize = 16;
 /// The most pollers of one policy.
@@ -18,10 +21,7 @@ const MOST_POLLERS: usize = 32;
 const LONGEST_WINDOW: Duration = Duration::from_hours(24);
 
 /// What to do about a loop.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a new one must be decided upon")]
 pub enum LoopAction {
     /// Let the call through, with a reason to hand to the model.
@@ -43,11 +43,15 @@ impl LoopAction {
             Self::Halt => "halt",
         }
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Warn, Self::Refuse, Self::Halt];
+        all.into_iter().find(|action| action.as_str() == text)
+    }
 }
 
 /// How often a tool may be called that asks for news.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a new one must be decided upon")]
 pub enum Poller {
     /// As often as it likes while what comes of it changes; the same result counts as a repetition.
@@ -71,17 +75,55 @@ impl Poller {
             per_seconds: per.as_secs(),
         }
     }
+
+    fn to_value(self) -> Value {
+        match self {
+            Self::WhileChanging => WHILE_CHANGING.into(),
+            Self::AtMost { most, per_seconds } => {
+                json!({ AT_MOST: { "most": most, "per_seconds": per_seconds } })
+            }
+        }
+    }
+
+    fn read(listed: &mut Document, tool: &str) -> Option<Self> {
+        match listed.take(tool).ok()? {
+            Value::String(text) => (text == WHILE_CHANGING).then_some(Self::WhileChanging),
+            value => {
+                let mut poller = Document::of(tool, value).ok()?;
+                let mut bucket = poller.object(AT_MOST).ok()?;
+                let read = Self::AtMost {
+                    most: bucket.number("most").ok()?,
+                    per_seconds: bucket.number("per_seconds").ok()?,
+                };
+                bucket.end().and_then(|()| poller.end()).ok()?;
+                Some(read)
+            }
+        }
+    }
 }
 
 /// What a process does with a session that others may have begun, while nobody can say what they did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a new one must be decided upon")]
 pub enum WhenAway {
     /// Refuse its calls.
     Refuse,
     /// Go on with what this process has seen, on record as `loop.state_unavailable`.
     GoOn,
+}
+
+impl WhenAway {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::GoOn => "go_on",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Refuse, Self::GoOn];
+        all.into_iter().find(|answer| answer.as_str() == text)
+    }
 }
 
 /// What counts as a loop of one agent, and what to do about it.
@@ -256,38 +298,55 @@ impl LoopPolicy {
     }
 
     /// The policy as canonical JSON, to be stored.
-    pub(super) fn document(&self) -> Result<String, InvalidLoopPolicy> {
-        let document = Document {
-            agent: self.agent.as_ref().map(|agent| agent.as_str().to_owned()),
-            window_ms: u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX),
-            repeats: self.repeats,
-            changing_repeats: self.changing_repeats,
-            cycle_len: self.cycle_len,
-            cycle_repeats: self.cycle_repeats,
-            action: self.action,
-            pollers: self.pollers.clone(),
-            shared: self.shared,
-        };
-        canonical_arguments(&document).map_err(|_| BROKEN)
+    pub(super) fn document(&self) -> String {
+        let pollers = self.pollers.iter();
+        let pollers = pollers.map(|(tool, poller)| (tool.clone(), poller.to_value()));
+        write_text(&json!({
+            "agent": self.agent.as_ref().map(AgentId::as_str),
+            "window_ms": u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX),
+            "repeats": self.repeats,
+            "changing_repeats": self.changing_repeats,
+            "cycle_len": self.cycle_len,
+            "cycle_repeats": self.cycle_repeats,
+            "action": self.action.as_str(),
+            "pollers": pollers.collect::<Map<_, _>>(),
+            "shared": self.shared.map(WhenAway::as_str),
+        }))
     }
 
     /// Reads a stored document with the same eyes as a new policy.
     pub(super) fn from_document(text: &str) -> Result<Self, InvalidLoopPolicy> {
-        let document: Document = serde_json::from_str(text).map_err(|_| BROKEN)?;
-        let agent = document.agent.map(AgentId::parse).transpose();
-        let policy = Self {
-            agent: agent.map_err(|_| BROKEN)?,
-            window: Duration::from_millis(document.window_ms),
-            repeats: document.repeats,
-            changing_repeats: document.changing_repeats,
-            cycle_len: document.cycle_len,
-            cycle_repeats: document.cycle_repeats,
-            action: document.action,
-            pollers: document.pollers,
-            shared: document.shared,
-        };
+        let policy = Self::read(text).ok_or(BROKEN)?;
         policy.compile()?;
         Ok(policy)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut document = Document::parse(text).ok()?;
+        let agent = document.maybe_text("agent").ok()?.map(AgentId::parse);
+        let mut listed = document.object("pollers").ok()?;
+        let mut pollers = BTreeMap::new();
+        for tool in listed.names() {
+            let poller = Poller::read(&mut listed, &tool)?;
+            pollers.insert(tool, poller);
+        }
+        let shared = document.maybe_text("shared").ok()?;
+        let policy = Self {
+            agent: agent.transpose().ok()?,
+            window: Duration::from_millis(document.number("window_ms").ok()?),
+            repeats: document.number("repeats").ok()?,
+            changing_repeats: document.number("changing_repeats").ok()?,
+            cycle_len: document.number("cycle_len").ok()?,
+            cycle_repeats: document.number("cycle_repeats").ok()?,
+            action: LoopAction::parse(&document.text("action").ok()?)?,
+            pollers,
+            shared: match shared {
+                None => None,
+                Some(text) => Some(WhenAway::parse(&text)?),
+            },
+        };
+        document.end().ok()?;
+        Some(policy)
     }
 }
 
@@ -298,20 +357,6 @@ const BROKEN: InvalidLoopPolicy = InvalidLoopPolicy {
 
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    agent: Option<String>,
-    window_ms: u64,
-    repeats: usize,
-    changing_repeats: usize,
-    cycle_len: usize,
-    cycle_repeats: usize,
-    action: LoopAction,
-    pollers: BTreeMap<String, Poller>,
-    shared: Option<WhenAway>,
 }
 
 /// A policy, ready to be applied.

@@ -25,7 +25,7 @@ impl Loops {
     /// Once begun it is in force; its entry may be missing if the future is dropped.
     pub async fn pin(&self, policy: LoopPolicy) -> Result<(), LoopError> {
         let shared = self.on()?;
-        let hash = hex::encode(sha256(policy.document()?.as_bytes()));
+        let hash = hex::encode(sha256(policy.document().as_bytes()));
         shared.rules.pin(|layer| layer.set(&policy))?;
         evidence::changed(&shared.audit, policy.agent(), "pinned", Some(&hash)).await;
         Ok(())
@@ -46,7 +46,7 @@ impl Loops {
     pub async fn register(&self, policy: LoopPolicy) -> Result<(), LoopError> {
         let shared = self.on()?;
         policy.compile()?;
-        let document = policy.document()?;
+        let document = policy.document();
         let hash = hex::encode(sha256(document.as_bytes()));
         let name = rules::name_of(policy.agent());
         shared.stored.upsert_all(vec![(name, document)]).await?;

@@ -92,7 +92,7 @@ impl Layer {
 
     pub(super) fn set(&mut self, policy: &LoopPolicy) -> Result<(), InvalidLoopPolicy> {
         let rule = Arc::new(policy.compile()?);
-        let hash = sha256(policy.document()?.as_bytes());
+        let hash = sha256(policy.document().as_bytes());
         self.hashes.insert(name_of(policy.agent()), hash);
         match policy.agent() {
             Some(agent) => drop(self.of.insert(agent.clone(), rule)),

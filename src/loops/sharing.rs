@@ -26,6 +26,7 @@ use super::windows::{CAPACITY, Windows};
 use crate::audit::{Audit, Purpose};
 use crate::canon::Fields;
 use crate::store::StoreError;
+use crate::task;
 
 /// How long calls may wait to be written.
 const BEHIND: Duration = Duration::from_millis(100);
@@ -125,11 +126,14 @@ impl Sharing {
         if let Some(runtime) = &self.runtime
             && !self.started.swap(true, Ordering::Relaxed)
         {
-            runtime.spawn(write_behind(
-                Arc::downgrade(self),
-                Arc::downgrade(windows),
-                Arc::clone(rules),
-            ));
+            task::spawn_on(
+                &runtime,
+                write_behind(
+                    Arc::downgrade(self),
+                    Arc::downgrade(windows),
+                    Arc::clone(rules),
+                ),
+            );
         }
     }
 

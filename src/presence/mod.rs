@@ -57,6 +57,7 @@ use crate::error::Disabled;
 use crate::halt::Halt;
 use crate::ids::AgentId;
 use crate::store::{Store, StoreError};
+use crate::task;
 
 /// How many heartbeats are written by one statement.
 const BATCH: usize = 1_000;
@@ -132,7 +133,7 @@ impl Presence {
         let Ok(core) = self.on().map(Arc::clone) else {
             return Ok(());
         };
-        let task = tokio::spawn(follow::follow(core, stopped));
+        let task = task::spawn(follow::follow(core, stopped));
         *self.background() = Some(task);
         Ok(())
     }

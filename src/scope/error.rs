@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::pattern::PatternProblem;
 use super::url::UrlProblem;
+use crate::canon::BadDocument;
 use crate::error::{Disabled, ErrorKind};
 use crate::halt::Halted;
 use crate::ids::InvalidId;
@@ -173,13 +174,13 @@ pub enum InvalidPolicy {
     TooLong,
     /// A document with an unknown or missing field, or none at all.
     #[error(
-        "the policy document is not one of this version (line {line}, column {column}); it has the fields agent, tools, apis, hidden, models and any_model, each once"
+        "the policy document is not one of this version: `{field}` {problem}; it has the fields agent, tools, apis, hidden, models and any_model, each once"
     )]
     Document {
-        /// The line, from 1; 0 if the document could not be written.
-        line: usize,
-        /// The column, from 1.
-        column: usize,
+        /// The field, cut to 80 characters; empty for the whole.
+        field: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// The document's agent is not a valid id.
     #[error("agent: {0}")]
@@ -189,4 +190,10 @@ pub enum InvalidPolicy {
         "the policy document names another agent than the one it is stored for; register it again"
     )]
     OtherAgent,
+}
+
+impl From<BadDocument> for InvalidPolicy {
+    fn from(BadDocument { field, problem }: BadDocument) -> Self {
+        Self::Document { field, problem }
+    }
 }

@@ -67,6 +67,7 @@ use crate::error::{Disabled, Module};
 use crate::halt::{Halt, HaltSettings};
 use crate::ids::{AgentId, TenantId};
 use crate::store::{Database, Policies, PolicyWatch, Store, StoreError, StoreFault};
+use crate::task;
 use crate::time::SystemClock;
 
 /// The scope gate of one tenant. Cheap to clone; every clone is the same gate.
@@ -435,7 +436,7 @@ impl Scope {
 async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, ScopeError>> + Send + 'static,
 ) -> Result<T, ScopeError> {
-    match tokio::spawn(work).await {
+    match task::spawn(work).await {
         Ok(answer) => answer,
         // The runtime is shutting down.
         Err(_) => Err(StoreError::new("change a scope policy", StoreFault::Unreachable).into()),

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::error::InvalidPolicy;
 use super::pattern::{ApiPattern, NamePattern, PatternProblem};
-use crate::canon::canonical_arguments;
+use crate::canon::{Document, write_text};
 use crate::ids::AgentId;
 
 /// The most entries of one list.
@@ -157,16 +157,14 @@ impl ScopePolicy {
 
     /// The policy as canonical JSON, and the hash of these bytes.
     pub(super) fn document(&self) -> Result<PolicyText, InvalidPolicy> {
-        let document = Document {
-            agent: self.agent.as_str().to_owned(),
-            tools: texts(&self.tools),
-            apis: texts(&self.apis),
-            hidden: texts(&self.hidden),
-            models: texts(&self.models),
-            any_model: self.any_model,
-        };
-        let text = canonical_arguments(&document)
-            .map_err(|_| InvalidPolicy::Document { line: 0, column: 0 })?;
+        let text = write_text(&json!({
+            "agent": self.agent.as_str(),
+            "tools": texts(&self.tools),
+            "apis": texts(&self.apis),
+            "hidden": texts(&self.hidden),
+            "models": texts(&self.models),
+            "any_model": self.any_model,
+        }));
         if text.len() > MAX_DOCUMENT {
             return Err(InvalidPolicy::TooLong);
         }
@@ -177,21 +175,19 @@ impl ScopePolicy {
     /// Reads a stored document with the same eyes as a new policy: what would not be registered
     /// is not loaded.
     pub(super) fn from_document(agent: &AgentId, text: &str) -> Result<Self, InvalidPolicy> {
-        let document: Document =
-            serde_json::from_str(text).map_err(|error| InvalidPolicy::Document {
-                line: error.line(),
-                column: error.column(),
-            })?;
-        let named = AgentId::parse(&document.agent).map_err(InvalidPolicy::Agent)?;
+        let mut document = Document::parse(text)?;
+        let named = AgentId::parse(document.text("agent")?).map_err(InvalidPolicy::Agent)?;
         if named != *agent {
             return Err(InvalidPolicy::OtherAgent);
         }
         let policy = Self::new(named)
-            .allow_tools(document.tools)?
-            .hide_tools(document.hidden)?
-            .allow_apis(document.apis)?
-            .allow_models(document.models)?;
-        Ok(if document.any_model {
+            .allow_tools(document.texts("tools")?)?
+            .hide_tools(document.texts("hidden")?)?
+            .allow_apis(document.texts("apis")?)?
+            .allow_models(document.texts("models")?)?;
+        let any_model = document.flag("any_model")?;
+        document.end()?;
+        Ok(if any_model {
             policy.allow_any_model()
         } else {
             policy
@@ -211,17 +207,6 @@ pub(super) type PolicyHash = [u8; 32];
 
 pub(super) fn hash_of(text: &str) -> PolicyHash {
     Sha256::digest(text).into()
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    agent: String,
-    tools: Vec<String>,
-    apis: Vec<String>,
-    hidden: Vec<String>,
-    models: Vec<String>,
-    any_model: bool,
 }
 
 fn texts<P: fmt::Display>(patterns: &BTreeSet<P>) -> Vec<String> {

@@ -219,7 +219,7 @@ impl Store {
     async fn attempt<T, F, Fut>(
         &self,
         operation: &'static str,
-        again: impl Fn(&StoreError) -> bool,
+        again: fn(&StoreError) -> bool,
         work: F,
     ) -> Result<T, StoreError>
     where
@@ -227,19 +227,12 @@ impl Store {
         Fut: Future<Output = Result<T, sqlx::Error>>,
     {
         let attempts = async {
-            let mut pause = FIRST_PAUSE;
             let mut tries = 1;
             loop {
-                let error = match work().await {
+                match work().await {
                     Ok(done) => return Ok(done),
-                    Err(error) => StoreError::from_driver(operation, &error),
-                };
-                if tries == ATTEMPTS || !again(&error) {
-                    return Err(error);
+                    Err(error) => before_another(operation, again, &error, tries).await?,
                 }
-                tracing::debug!(operation, tries, %error, "trying a statement again");
-                tokio::time::sleep(pause).await;
-                pause *= 2;
                 tries += 1;
             }
         };
@@ -248,4 +241,20 @@ impl Store {
             Err(_) => Err(StoreError::timed_out(operation)),
         }
     }
+}
+
+/// Waits before another try; an error if there is to be none.
+async fn before_another(
+    operation: &'static str,
+    again: fn(&StoreError) -> bool,
+    error: &sqlx::Error,
+    tries: u32,
+) -> Result<(), StoreError> {
+    let error = StoreError::from_driver(operation, error);
+    if tries == ATTEMPTS || !again(&error) {
+        return Err(error);
+    }
+    tracing::debug!(operation, tries, %error, "trying a statement again");
+    tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
+    Ok(())
 }

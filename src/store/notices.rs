@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::ids::TenantId;
+use crate::task;
 
 /// The one channel; statements that notify name it as text.
 const CHANNEL: &str = "portcullis";
@@ -122,7 +123,7 @@ impl Notices {
             heard,
             connected,
             stop,
-            task: tokio::spawn(listening),
+            task: task::spawn(listening),
         }
     }
 

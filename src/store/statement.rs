@@ -13,6 +13,7 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{Connection as _, FromRow, PgPool, Postgres, Row as _, Transaction};
 
 use super::{Store, StoreError};
+use crate::task;
 
 /// What our statements count on, whatever the database's default is.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -97,7 +98,7 @@ impl Store {
             }
             Ok(tx)
         };
-        tokio::spawn(begun)
+        task::spawn(begun)
             .await
             .unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }

@@ -10,6 +10,7 @@ use super::set::Published;
 use super::sign::Noted;
 use super::{AnchorError, Inquiry, Publication, Receipt, sql};
 use crate::audit::{Audit, AuditError, sha256};
+use crate::task;
 use crate::tlog::{Checkpoint, LogVerifier};
 
 /// How long an anchor may take to keep a checkpoint.
@@ -24,10 +25,10 @@ impl Audit {
         for place in places {
             let (audit, log) = (self.clone(), log.clone());
             let (checkpoint, note) = (made.0.clone(), made.1.to_owned());
-            publishing.spawn(async move {
+            publishing.spawn(task::boxed(async move {
                 let kept = audit.give(&log, (&checkpoint, &note), place).await;
                 (place, kept)
-            });
+            }));
         }
         while let Some(done) = publishing.join_next().await {
             // One that panicked is asked again in the next round.

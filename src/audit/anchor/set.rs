@@ -10,6 +10,7 @@ use super::model::Held;
 use super::watch::{AnchorHealth, Watch};
 use super::{Anchor, AnchorError, Inquiry, KeptAt};
 use crate::audit::AuditError;
+use crate::task;
 use crate::time::Timestamp;
 
 /// How long an anchor may take to say what it holds. The signer holds a lock meanwhile, for which
@@ -121,7 +122,7 @@ impl Anchors {
                 continue;
             }
             let (anchor, inquiry) = (Arc::clone(anchor), Arc::clone(&inquiry));
-            asked.spawn(async move {
+            asked.spawn(task::boxed(async move {
                 let found = ask(&*anchor, &inquiry).await;
                 let kept = KeptAt {
                     anchor: anchor.name().to_owned(),
@@ -129,7 +130,7 @@ impl Anchors {
                     found,
                 };
                 (place, kept)
-            });
+            }));
         }
         let mut answers = Vec::new();
         // An anchor that panics has not answered; the others have.

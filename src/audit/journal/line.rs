@@ -7,15 +7,16 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use super::note::Note;
+use super::spelling::{self, bytes};
 use crate::audit::keys::{AuditKeys, MacKey, Purpose, Tag, sha256};
-use crate::audit::kind::Kind;
-use crate::audit::model::{Draft, Ingest, Origin, Signed};
-use crate::canon::{Fields, Metadata};
-use crate::ids::{AgentId, EventId, JournalId, ModelName, SessionId, UserId};
+use crate::audit::model::Draft;
+#[cfg(any(test, fuzzing))]
+use crate::audit::model::Ingest;
+use crate::canon::{Fields, Flat, FlatWriter};
+use crate::ids::JournalId;
 use crate::store::Store;
 use crate::time::Timestamp;
 
@@ -92,29 +93,23 @@ impl Context {
 }
 
 /// The first line of each file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub(super) struct Header<'t> {
     v: u32,
-    #[serde(borrow)]
     journal: Cow<'t, str>,
     segment: u32,
-    #[serde(borrow)]
     tenant: Cow<'t, str>,
-    #[serde(borrow)]
     database: Cow<'t, str>,
     key: u32,
     process: u32,
     at: i64,
     /// The line that comes first in the file.
     first: u64,
-    #[serde(borrow)]
-    prev: Cow<'t, str>,
-    #[serde(borrow)]
-    mac: Cow<'t, str>,
+    prev: Tag,
+    mac: Tag,
 }
 
-impl Header<'_> {
+impl<'t> Header<'t> {
     pub(super) fn write(
         context: &Context,
         segment: u32,
@@ -132,12 +127,45 @@ impl Header<'_> {
             process: std::process::id(),
             at: context.store.now().as_micros(),
             first,
-            prev: hex::encode(previous).into(),
-            mac: "".into(),
+            prev: *previous,
+            mac: FIRST,
         };
-        let mac = context.mac(&header.fields(context), previous);
-        header.mac = hex::encode(mac).into();
-        push_line(&header, out);
+        header.mac = context.mac(&header.fields(context), previous);
+        header.push(out);
+    }
+
+    fn push(&self, out: &mut Vec<u8>) {
+        FlatWriter::new(out)
+            .number("v", self.v)
+            .text("journal", &self.journal)
+            .number("segment", self.segment)
+            .text("tenant", &self.tenant)
+            .text("database", &self.database)
+            .number("key", self.key)
+            .number("process", self.process)
+            .number("at", self.at)
+            .number("first", self.first)
+            .hex("prev", &self.prev)
+            .hex("mac", &self.mac)
+            .end_line();
+    }
+
+    fn parse(text: &'t [u8]) -> Option<Self> {
+        let mut flat = Flat::read(text)?;
+        let header = Self {
+            v: flat.number("v")?,
+            journal: flat.text("journal")?,
+            segment: flat.number("segment")?,
+            tenant: flat.text("tenant")?,
+            database: flat.text("database")?,
+            key: flat.number("key")?,
+            process: flat.number("process")?,
+            at: flat.number("at")?,
+            first: flat.number("first")?,
+            prev: bytes(&flat.text("prev")?)?,
+            mac: bytes(&flat.text("mac")?)?,
+        };
+        flat.is_empty().then_some(header)
     }
 
     fn fields(&self, context: &Context) -> Fields {
@@ -154,7 +182,7 @@ impl Header<'_> {
 
     /// How to read a file that was begun before a rotation, or after one that we have not heard of.
     pub(super) fn under_another_key(context: &Context, text: &[u8]) -> Option<Context> {
-        let header: Header<'_> = serde_json::from_slice(text).ok()?;
+        let header = Header::parse(text)?;
         let other = context
             .under(header.key)
             .filter(|other| other.key_id != context.key_id)?;
@@ -164,11 +192,10 @@ impl Header<'_> {
     /// The line that comes first in the file, and the MAC that it follows; `None` if this is not a
     /// first line that we wrote. What it says of tenant and database is for people: the MAC decides.
     pub(super) fn read(context: &Context, text: &[u8]) -> Option<(u64, Tag)> {
-        let header: Header<'_> = serde_json::from_slice(text).ok()?;
-        let (previous, mac) = (tag(&header.prev)?, tag(&header.mac)?);
-        let expected = context.mac(&header.fields(context), &previous);
-        let ours = bool::from(expected.ct_eq(&mac)) && header.v == VERSION;
-        ours.then_some((header.first, previous))
+        let header = Header::parse(text)?;
+        let expected = context.mac(&header.fields(context), &header.prev);
+        let ours = bool::from(expected.ct_eq(&header.mac)) && header.v == VERSION;
+        ours.then_some((header.first, header.prev))
     }
 }
 
@@ -207,52 +234,6 @@ pub(in crate::audit) struct Line {
     pub(in crate::audit) said: Said,
 }
 
-#[derive(Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Text<'t> {
-    seq: u64,
-    at: i64,
-    #[serde(borrow)]
-    id: Cow<'t, str>,
-    /// Of an event; a note has a module instead.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    kind: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    module: Option<Cow<'t, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    occurred: Option<i64>,
-    /// Whether the caller said when.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    given: bool,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    session: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    agent: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    user: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    parent: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    model: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    input: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    output: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    decision: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    signer: Option<Cow<'t, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    signature: Option<Cow<'t, str>>,
-    /// The canonical text, as a string: these very bytes are covered.
-    #[serde(borrow)]
-    metadata: Cow<'t, str>,
-    #[serde(borrow)]
-    prev: Cow<'t, str>,
-    #[serde(borrow)]
-    mac: Cow<'t, str>,
-}
-
 impl Line {
     /// Adds a line that says `said` to `out`; answers with its MAC.
     pub(super) fn write(
@@ -265,34 +246,24 @@ impl Line {
     ) -> Tag {
         encode(context, said, seq, at, fields);
         let mac = context.mac(fields, previous);
-        push_line(&Text::of(said, (seq, at), previous, &mac), out);
+        spelling::push(said, (seq, at), previous, &mac, out);
         mac
     }
 
     /// Reads a line; `None` if it is not one that we wrote, in the one spelling that we write: what
     /// means the same in other letters was touched by somebody.
     pub(super) fn read(context: &Context, line: &[u8], fields: &mut Fields) -> Option<Self> {
-        let text: Text<'_> = serde_json::from_slice(line).ok()?;
-        let (previous, mac) = (tag(&text.prev)?, tag(&text.mac)?);
-        let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
-        let said = text.said(context, mac)?;
-        encode(context, said.saying(), seq, at, fields);
-        let expected = context.mac(fields, &previous);
+        let read = spelling::parse(context.journal, line)?;
+        let said = read.said.saying();
+        encode(context, said, read.seq, read.at, fields);
+        let expected = context.mac(fields, &read.previous);
         // Also: what a note has no place for is not there, where no MAC would cover it.
         let mut spelled = Vec::with_capacity(line.len() + 1);
-        push_line(
-            &Text::of(said.saying(), (seq, at), &previous, &mac),
-            &mut spelled,
-        );
+        let place = (read.seq, read.at);
+        spelling::push(said, place, &read.previous, &read.mac, &mut spelled);
         let as_written = spelled.strip_suffix(b"\n") == Some(line);
-        let sound = as_written && bool::from(expected.ct_eq(&mac));
-        sound.then_some(Self {
-            seq,
-            at,
-            previous,
-            mac,
-            said,
-        })
+        let sound = as_written && bool::from(expected.ct_eq(&read.mac));
+        sound.then_some(read)
     }
 }
 
@@ -301,121 +272,23 @@ impl Line {
     /// What somebody with the key would write who wanted to say the same as `text`: the line, and
     /// what it is to be read as.
     pub(super) fn rewritten(context: &Context, text: &[u8]) -> Option<(Self, Vec<u8>)> {
-        let text: Text<'_> = serde_json::from_slice(text).ok()?;
-        let (seq, at) = (text.seq, Timestamp::from_micros(text.at));
-        let previous = tag(&text.prev)?;
-        let mut line = Self {
-            seq,
-            at,
-            previous,
-            mac: tag(&text.mac)?,
-            said: text.said(context, FIRST)?,
-        };
+        let mut line = spelling::parse(context.journal, text)?;
         let (mut fields, mut out) = (Fields::default(), Vec::new());
         line.mac = Self::write(
             context,
             line.said.saying(),
-            (seq, at),
-            &previous,
+            (line.seq, line.at),
+            &line.previous,
             &mut fields,
             &mut out,
         );
-        line.said = text.said(context, line.mac)?;
+        if let Said::Event(draft) = &mut line.said
+            && let Ingest::Journal(origin) = &mut draft.ingest
+        {
+            origin.mac = line.mac;
+        }
         Some((line, out))
     }
-}
-
-impl<'t> Text<'t> {
-    fn of(said: Saying<'t>, (seq, at): (u64, Timestamp), previous: &Tag, mac: &Tag) -> Self {
-        Self {
-            seq,
-            at: at.as_micros(),
-            prev: hex::encode(previous).into(),
-            mac: hex::encode(mac).into(),
-            ..match said {
-                Saying::Event(draft) => Text::of_event(draft),
-                Saying::Note(note) => Text::of_note(note),
-            }
-        }
-    }
-
-    fn of_event(draft: &'t Draft) -> Self {
-        let hash = |tag: &Option<Tag>| tag.map(|tag| hex::encode(tag).into());
-        let signed = draft.signed.as_ref();
-        Self {
-            id: draft.id.to_string().into(),
-            kind: Some(draft.kind.as_str().into()),
-            occurred: Some(draft.occurred.as_micros()),
-            given: draft.occurred_given,
-            session: draft.session.as_ref().map(|id| id.as_str().into()),
-            agent: draft.agent.as_ref().map(|id| id.as_str().into()),
-            user: draft.user.as_ref().map(|id| id.as_str().into()),
-            parent: draft.parent.map(|id| id.to_string().into()),
-            model: draft.model.as_ref().map(|id| id.as_str().into()),
-            input: hash(&draft.input),
-            output: hash(&draft.output),
-            decision: draft.decision.as_deref().map(Cow::from),
-            signer: signed.map(|signed| hex::encode(signed.key).into()),
-            signature: signed.map(|signed| hex::encode(signed.signature).into()),
-            metadata: draft.metadata.as_str().into(),
-            ..Self::default()
-        }
-    }
-
-    fn of_note(note: &'t Note) -> Self {
-        Self {
-            id: note.id.to_string().into(),
-            module: Some(note.module.as_str().into()),
-            metadata: note.payload.as_str().into(),
-            ..Self::default()
-        }
-    }
-
-    /// What the text says, under the MAC that it gives, which is not checked here.
-    fn said(&self, context: &Context, mac: Tag) -> Option<Said> {
-        let Some(module) = &self.module else {
-            return Some(Said::Event(Box::new(draft(context, self, mac)?)));
-        };
-        Some(Said::Note(Note {
-            id: event_id(&self.id)?,
-            module: module.clone().into_owned(),
-            payload: Metadata::stored(self.metadata.clone().into_owned()),
-        }))
-    }
-}
-
-fn draft(context: &Context, text: &Text<'_>, mac: Tag) -> Option<Draft> {
-    let signed = match (&text.signer, &text.signature) {
-        (None, None) => None,
-        (Some(key), Some(signature)) => Some(Signed {
-            key: bytes(key)?,
-            signature: bytes(signature)?,
-        }),
-        _ => return None,
-    };
-    Some(Draft {
-        id: event_id(&text.id)?,
-        kind: Kind::parse(text.kind.as_ref()?)?,
-        occurred: Timestamp::from_micros(text.occurred?),
-        occurred_given: text.given,
-        session: there(text.session.as_ref(), |t| SessionId::parse(t).ok())?,
-        agent: there(text.agent.as_ref(), |t| AgentId::parse(t).ok())?,
-        user: there(text.user.as_ref(), |t| UserId::parse(t).ok())?,
-        parent: there(text.parent.as_ref(), event_id)?,
-        model: there(text.model.as_ref(), |t| ModelName::parse(t).ok())?,
-        input: there(text.input.as_ref(), tag)?,
-        output: there(text.output.as_ref(), tag)?,
-        // Not kept: an event that is recorded again is compared by the hashes that were made.
-        content: [None; 2],
-        decision: text.decision.as_ref().map(|t| t.clone().into_owned()),
-        metadata: Metadata::stored(text.metadata.clone().into_owned()),
-        signed,
-        ingest: Ingest::Journal(Origin {
-            journal: *context.journal.as_bytes(),
-            seq: text.seq,
-            mac,
-        }),
-    })
 }
 
 fn encode(context: &Context, said: Saying<'_>, seq: u64, at: Timestamp, out: &mut Fields) {
@@ -450,40 +323,4 @@ fn encode(context: &Context, said: Saying<'_>, seq: u64, at: Timestamp, out: &mu
         .maybe(signed.map(|signed| signed.key.as_slice()))
         .maybe(signed.map(|signed| signed.signature.as_slice()))
         .present(draft.metadata.as_str().as_bytes());
-}
-
-fn push_line(value: &impl Serialize, out: &mut Vec<u8>) {
-    let before = out.len();
-    // Strings, numbers and options always have a JSON text, and a buffer takes it.
-    if serde_json::to_writer(&mut *out, value).is_err() {
-        out.truncate(before);
-    }
-    out.push(b'\n');
-}
-
-/// `Some(None)` if there is nothing, `None` if there is something that cannot be read.
-#[expect(
-    clippy::option_option,
-    reason = "absent, or there and unreadable: two different things"
-)]
-fn there<U>(text: Option<&Cow<'_, str>>, read: impl Fn(&str) -> Option<U>) -> Option<Option<U>> {
-    match text {
-        None => Some(None),
-        Some(text) => read(text).map(Some),
-    }
-}
-
-/// An event's id. Those that we make of what an entry says are no `UUIDv7`.
-fn event_id(text: &str) -> Option<EventId> {
-    EventId::parse(text).ok()
-}
-
-fn tag(text: &str) -> Option<Tag> {
-    bytes(text)
-}
-
-fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).ok()?;
-    Some(bytes)
 }

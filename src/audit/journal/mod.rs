@@ -28,6 +28,7 @@ mod line;
 mod note;
 mod read;
 mod settings;
+mod spelling;
 mod spool;
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed, Signed};
 use super::store::chain::Head;
 use crate::ids::{AgentId, EventId};
 use crate::store::{Store, StoreError, StoreFault};
+use crate::task;
 
 /// The handle. Dropping the last one ends the lanes.
 #[derive(Clone, Debug)]
@@ -353,7 +354,7 @@ impl Shared {
         let Some(runtime) = self.runtime.clone().or_else(|| Handle::try_current().ok()) else {
             return Err(StoreError::new("start the audit writer", StoreFault::Unreachable).into());
         };
-        runtime.spawn(ending.run());
+        task::spawn_on(&runtime, ending.run());
         Ok(())
     }
 }

@@ -24,6 +24,7 @@ use crate::audit::outbox::{Queued, Unfit};
 use crate::audit::store::outbox::{self as sql, Found, PAGE};
 use crate::ids::EventId;
 use crate::store::StoreError;
+use crate::task;
 
 /// How soon to look after something was queued here; doubled for each look after, up to the rare one.
 const SOON: Duration = Duration::from_millis(50);
@@ -112,7 +113,7 @@ impl Shared {
         if let Some(runtime) = runtime
             && !self.mover.watching.swap(true, Ordering::Relaxed)
         {
-            runtime.spawn(watch(Arc::clone(self)));
+            task::spawn_on(&runtime, watch(Arc::clone(self)));
         }
     }
 

@@ -12,6 +12,7 @@ use super::drain::Thoroughness;
 use super::report::DrainReport;
 use crate::audit::error::AuditError;
 use crate::audit::journal::Journal;
+use crate::task;
 
 /// How often to look for what other processes left.
 const LOOK: Duration = Duration::from_secs(30);
@@ -33,7 +34,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
         .or_else(|| Handle::try_current().ok())
     {
         let shared = Arc::clone(shared);
-        runtime.spawn(async move {
+        task::spawn_on(&runtime, async move {
             let stop = shared.stop.notified();
             tokio::pin!(stop);
             tokio::select! {

@@ -17,6 +17,7 @@ use crate::error::ErrorKind;
 use crate::ids::ReservationId;
 use crate::money::Usd;
 use crate::store::{Topic, Wake};
+use crate::task;
 use crate::usage::Usage;
 
 /// How many slices are seen to at once.
@@ -109,7 +110,7 @@ async fn see_to_all(core: &Arc<Core>, asked: Option<&Asked<'_>>, tick: bool) {
             running.join_next().await;
         }
         let core = Arc::clone(core);
-        running.spawn(async move { see_to(&core, &hold, back).await });
+        running.spawn(task::boxed(async move { see_to(&core, &hold, back).await }));
     }
     while running.join_next().await.is_some() {}
     let dead = |hold: &Arc<Hold>| hold.is_dead();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Policies, PolicyRow};
 use crate::store::{StoreError, StoreFault, Subscription, Topic, Wake};
+use crate::task;
 use crate::time::Timestamp;
 
 /// How often to look, whatever is heard.
@@ -92,9 +93,7 @@ impl<T: Send + 'static> PolicyWatch<T> {
         let heard = self.shared.policies.store.subscribe(Topic::Policies);
         self.reread().await?;
         let shared = Arc::clone(&self.shared);
-        let _ = self
-            .task
-            .get_or_init(|| tokio::spawn(follow(shared, heard)));
+        let _ = self.task.get_or_init(|| task::spawn(follow(shared, heard)));
         Ok(())
     }
 
@@ -258,7 +257,7 @@ async fn detached<A: Send + 'static>(
     operation: &'static str,
     work: impl Future<Output = Result<A, StoreError>> + Send + 'static,
 ) -> Result<A, StoreError> {
-    match tokio::spawn(work).await {
+    match task::spawn(work).await {
         Ok(answer) => answer,
         // The runtime is shutting down.
         Err(_) => Err(StoreError::new(operation, StoreFault::Unreachable)),

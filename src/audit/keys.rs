@@ -134,8 +134,7 @@ impl AuditKeys {
         tenant: &TenantId,
         purpose: Purpose,
     ) -> MacKey {
-        let name = (tenant.clone(), key_id, purpose);
-        self.ring.derived.get(name, || {
+        self.ring.derived.get((tenant, key_id, purpose), || {
             let hkdf = Hkdf::<Sha256>::new(Some(tenant.as_str().as_bytes()), secret.expose());
             let mut key = Zeroizing::new([0; 32]);
             // INVARIANT: expanding fails only past 255 * 32 bytes; this asks for 32.

@@ -99,16 +99,23 @@ use crate::time::Clock;
 use crate::usage::Ceiling;
 
 /// Enforces budgets. Cheap to clone; every clone is the same gate.
-#[derive(Clone)]
+///
+/// A clone counts the reservations that refer to it apart from those of others, so tasks that reserve
+/// at the same time are fastest with a clone each.
 pub struct Cost {
-    inner: Arc<Inner>,
+    handle: Arc<Handle>,
     off: Option<Disabled>,
 }
 
-/// Apart from the count of its handles, which every call moves.
+/// One clone, whose references its own calls count.
+#[derive(Clone)]
 #[repr(align(128))]
-struct Inner {
+struct Handle {
     core: Arc<Core>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     queue: mpsc::UnboundedSender<Message>,
     /// Stops the sweeper, when told or when dropped.
     stop: watch::Sender<bool>,
@@ -155,8 +162,9 @@ impl Cost {
         task::spawn(sweep::watch(Arc::clone(&core), stopped));
         // Decoding the price list takes tens of milliseconds; the first call should not wait for it.
         tokio::task::spawn_blocking(Prices::warm);
+        let inner = Arc::new(Inner { queue, stop });
         Self {
-            inner: Arc::new(Inner { core, queue, stop }),
+            handle: Arc::new(Handle { core, inner }),
             off: None,
         }
     }
@@ -407,9 +415,9 @@ impl Cost {
     /// take now stays charged.
     pub async fn shutdown(&self) {
         self.core().closing.store(true, Ordering::Relaxed);
-        let _ = self.inner.stop.send(true);
+        let _ = self.handle.inner.stop.send(true);
         let (done, drained) = oneshot::channel();
-        if self.inner.queue.send(Message::Flush(done)).is_ok() {
+        if self.handle.inner.queue.send(Message::Flush(done)).is_ok() {
             let _ = drained.await;
         }
         lease::return_all(self.core()).await;
@@ -434,13 +442,21 @@ impl Cost {
     }
 
     fn core(&self) -> &Core {
-        &self.inner.core
+        &self.handle.core
+    }
+
+    /// The same handle, for what a call takes with it.
+    fn for_call(&self) -> Self {
+        Self {
+            handle: Arc::clone(&self.handle),
+            off: self.off,
+        }
     }
 
     fn hand_over(&self, job: Job) {
         // The worker outlives every sender, unless the runtime is gone; then the lease decides.
         if let Err(mpsc::error::SendError(Message::End(job))) =
-            self.inner.queue.send(Message::End(Box::new(job)))
+            self.handle.inner.queue.send(Message::End(Box::new(job)))
         {
             tracing::error!(id = %job.held.id, "the runtime is gone; a reservation stays charged until its lease runs out");
         }
@@ -448,6 +464,15 @@ impl Cost {
 
     async fn log(&self, event: AuditEvent) {
         self.core().log(event).await;
+    }
+}
+
+impl Clone for Cost {
+    fn clone(&self) -> Self {
+        Self {
+            handle: Arc::new(Handle::clone(&self.handle)),
+            off: self.off,
+        }
     }
 }
 

@@ -276,7 +276,7 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn new(cost: &Cost, job: Job) -> Self {
         Self {
-            cost: cost.clone(),
+            cost: cost.for_call(),
             job: Some(job),
         }
     }

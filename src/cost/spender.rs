@@ -178,7 +178,7 @@ impl Reserved<'_> {
     fn whole(&mut self) -> Option<Reservation> {
         match std::mem::replace(&mut self.taken, Taken::Nothing) {
             Taken::OfSlices(part, ceiling) => {
-                let cost = self.spender.cost.clone();
+                let cost = self.spender.cost.for_call();
                 Some(Reservation::of_slices(cost, part, ceiling, None))
             }
             Taken::Whole(whole) => Some(*whole),

@@ -29,7 +29,7 @@ impl Cost {
             leases.take(who, asked, at, now)
         })?;
         match part {
-            Some(part) => Ok(Reservation::of_slices(self.clone(), part, ceiling, call)),
+            Some(part) => Ok(Reservation::of_slices(self.for_call(), part, ceiling, call)),
             // Apart, so that the futures of calls that wait for nothing are small: they are moved often.
             None => Box::pin(self.take_by_statement(who, ceiling, call, at)).await,
         }
@@ -120,11 +120,11 @@ impl Cost {
         match answer {
             Ok((Some(part), None)) => {
                 doubt.disarm();
-                Ok(Reservation::of_slices(self.clone(), part, ceiling, call))
+                Ok(Reservation::of_slices(self.for_call(), part, ceiling, call))
             }
             Ok((part, Some(answer))) if answer.admitted => {
                 doubt.disarm();
-                Ok(Reservation::new(self.clone(), held, part, ceiling))
+                Ok(Reservation::new(self.for_call(), held, part, ceiling))
             }
             Ok((_, answer)) => {
                 doubt.disarm();
@@ -145,7 +145,7 @@ impl Cost {
                 if fail_open {
                     doubt.disarm();
                     held.on_record = false;
-                    return Ok(Reservation::new(self.clone(), held, None, ceiling));
+                    return Ok(Reservation::new(self.for_call(), held, None, ceiling));
                 }
                 if !away {
                     doubt.disarm();
@@ -189,8 +189,8 @@ impl Cost {
     /// Starts the task that keeps slices, once there are any.
     fn keep_slices(&self) {
         if self.core().leases.must_be_kept() {
-            let core = Arc::clone(&self.inner.core);
-            task::spawn(lease::keep(core, self.inner.stop.subscribe()));
+            let core = Arc::clone(&self.handle.core);
+            task::spawn(lease::keep(core, self.handle.inner.stop.subscribe()));
         }
     }
 

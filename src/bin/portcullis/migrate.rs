@@ -27,8 +27,8 @@ pub(crate) struct Migrate {
     /// Also give this role what archiving needs; the application must not be a member of it.
     #[arg(long, value_name = "ROLE")]
     archivist_role: Option<String>,
-    /// Also give this role what operators need: all of the application's, and to decide and resume,
-    /// which the application's role may not any more.
+    /// Also give this role what operators need: all of the application's, to decide, which the
+    /// application's may not any more, and to resume.
     #[arg(long, value_name = "ROLE")]
     operator_role: Option<String>,
 }

@@ -10,7 +10,7 @@
 mod json;
 
 pub use json::{JsonError, JsonRule, Metadata};
-pub(crate) use json::{canonical_arguments, write_text};
+pub(crate) use json::{Pieces, canonical_arguments, write_text};
 
 /// Writes the fields of one thing, in order.
 #[derive(Debug, Default)]

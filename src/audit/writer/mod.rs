@@ -47,6 +47,7 @@ use super::identity::{AgentKeyId, Signer, Signing};
 use super::journal::{Context, Journal, JournalError, Note};
 use super::keys::{AuditKeys, MacKey, Purpose};
 use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed, Signed};
+use super::several::Several;
 use super::store::chain::Head;
 use crate::ids::{AgentId, EventId};
 use crate::store::{Store, StoreError, StoreFault};
@@ -173,12 +174,12 @@ impl Writer {
     /// Appends `events` in one batch and waits until they are durable, but not past the deadline.
     pub(super) async fn append(
         &self,
-        events: Vec<AuditEvent>,
-    ) -> Result<Vec<Recorded>, AuditError> {
+        events: Several<AuditEvent>,
+    ) -> Result<Several<Recorded>, AuditError> {
         let shared = &self.last.shared;
         let drafts = shared.seal(events)?;
         if drafts.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         if !shared.queue.is_open() {
             return Err(AuditError::Closed);
@@ -204,11 +205,13 @@ impl Writer {
     /// Hands `event` over without waiting for anything.
     pub(super) fn append_detached(&self, event: AuditEvent) {
         let shared = &self.last.shared;
-        let handed_over = shared.seal(vec![event]).and_then(|mut drafts| {
+        let handed_over = shared.seal(Several::one(event)).and_then(|mut drafts| {
             let signer = shared.signer.get();
             let first = drafts.first().zip(signer);
             if let Some(key) = first.and_then(|(draft, signer)| signer.registration(draft)) {
-                drafts.splice(0..0, shared.seal(vec![key])?);
+                let mut both = shared.seal(Several::one(key))?.into_vec();
+                both.extend(drafts.into_vec());
+                drafts = both.into();
             }
             shared.record_detached(&Arc::new(Sealed::new(drafts)))
         });
@@ -317,13 +320,13 @@ impl Drop for Last {
 
 impl Shared {
     /// Checks all of `events`: one bad event must not fail its neighbours in a batch.
-    fn seal(self: &Arc<Self>, events: Vec<AuditEvent>) -> Result<Vec<Draft>, AuditError> {
+    fn seal(
+        self: &Arc<Self>,
+        events: Several<AuditEvent>,
+    ) -> Result<Several<Draft>, AuditError> {
         let now = self.store.now();
         let keys = self.keys.load();
-        let mut drafts = events
-            .into_iter()
-            .map(|event| event.seal(now, &keys.content))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut drafts = events.try_map(|event| event.seal(now, &keys.content))?;
         if let Some(signer) = self.signer.get() {
             let due = signer.sign(&mut drafts, now);
             self.say_unsigned(due);

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::audit::error::AuditError;
 use crate::audit::model::{Committed, Draft, Journalled, Sealed};
+use crate::audit::several::Several;
 
 /// The most groups that wait; callers past it wait themselves.
 const CAPACITY: usize = 8_192;
@@ -35,7 +36,7 @@ pub(in crate::audit) type Reply = oneshot::Sender<Result<Taken, AuditError>>;
 #[derive(Debug)]
 pub(in crate::audit) enum Taken {
     /// It is committed.
-    Placed(Vec<Placed>),
+    Placed(Several<Placed>),
     /// It is in the journal.
     Journalled(Vec<Journalled>),
 }
@@ -48,7 +49,7 @@ pub(super) struct Group {
     /// nothing is lost, and it is not for the journal.
     pub(super) kept: bool,
     /// One for each draft.
-    pub(super) placed: Vec<Placed>,
+    pub(super) placed: Several<Placed>,
     pub(super) queued: Instant,
     /// `None` where nothing waits.
     pub(super) reply: Option<Reply>,
@@ -73,7 +74,7 @@ impl Group {
             on_record: false,
         };
         Self {
-            placed: drafts.iter().map(nowhere).collect(),
+            placed: drafts.each(nowhere),
             drafts,
             kept: false,
             queued,

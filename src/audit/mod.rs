@@ -270,7 +270,8 @@ impl Audit {
     /// Once the event is queued, which takes no waiting unless the queue is full, it is recorded
     /// whether or not the future is dropped. Recording the same event again is safe.
     pub async fn append(&self, event: AuditEvent) -> Result<Recorded, AuditError> {
-        let recorded = self.writer.append(Several::one(event)).await?;
+        let sealed = self.writer.seal(Several::one(event))?;
+        let recorded = self.writer.append(&sealed).await?;
         recorded.last().ok_or(AuditError::Closed)
     }
 
@@ -286,7 +287,8 @@ impl Audit {
     ///
     /// As [`append`](Self::append).
     pub async fn append_all(&self, events: Vec<AuditEvent>) -> Result<Vec<Recorded>, AuditError> {
-        let recorded = self.writer.append(events.into()).await?;
+        let sealed = self.writer.seal(events.into())?;
+        let recorded = self.writer.append(&sealed).await?;
         Ok(recorded.into_vec())
     }
 

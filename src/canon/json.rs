@@ -186,9 +186,7 @@ fn broken(value: &Value, depth: usize, keys: &mut usize) -> Option<JsonRule> {
             if *keys > MAX_KEYS {
                 return Some(JsonRule::TooManyKeys);
             }
-            map.keys()
-                .any(|key| has_nul(key))
-                .then_some(JsonRule::Nul)
+            map.keys().any(|key| has_nul(key)).then_some(JsonRule::Nul)
         }
         Value::Null | Value::Bool(_) | Value::Array(_) => None,
     }

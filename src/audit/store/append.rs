@@ -5,10 +5,13 @@
 //! the lock is held, and without a head nothing is inserted. A statement that failed or was cut off
 //! leaves neither.
 //!
-//! Measured, and not taken: BEGIN, COPY, the head and COMMIT for large batches. With two chains and twice
-//! the batch it spares the server a seventh of an event's cost, and gives 2 to 10 % more events at 512
-//! callers; with four chains, nothing. A process that stops in the middle of a COPY would hold places of
-//! its chain for as long as it stands.
+//! The rows of a batch are one array. Measured on one chain, 486 events a batch: 11.1 us of the server's
+//! CPU for each event, where a COPY of the same rows without a chain takes 10.9; what two chains cost
+//! above that, they cost because two sessions write to the same indexes.
+//!
+//! Measured, and not taken: BEGIN, COPY, the head and COMMIT for large batches. A process that stops in
+//! the middle of a COPY would hold places of its chain for as long as it stands, and there is nothing
+//! left to be gained.
 
 use sqlx::PgConnection;
 use sqlx::Postgres;

@@ -20,6 +20,7 @@ mod tally;
 #[cfg(feature = "embedded")]
 mod tests;
 
+use std::num::NonZero;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -129,7 +130,7 @@ impl Writer {
             keys: ArcSwap::from_pointee(current),
             newest: AtomicU32::new(0),
             signer: OnceLock::new(),
-            queue: Queue::new(),
+            queue: Queue::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             stats: Stats::default(),
             mover: Mover::default(),
             evidence: options.evidence,
@@ -171,21 +172,28 @@ impl Writer {
         }
     }
 
+    /// Checks `events`, which are to go into one batch.
+    //
+    // Apart from `append`, so that no future holds the events themselves.
+    pub(super) fn seal(&self, events: Several<AuditEvent>) -> Result<Arc<Sealed>, AuditError> {
+        let drafts = self.last.shared.seal(events)?;
+        Ok(Arc::new(Sealed::new(drafts)))
+    }
+
     /// Appends `events` in one batch and waits until they are durable, but not past the deadline.
     pub(super) async fn append(
         &self,
-        events: Several<AuditEvent>,
+        events: &Arc<Sealed>,
     ) -> Result<Several<Recorded>, AuditError> {
         let shared = &self.last.shared;
-        let drafts = shared.seal(events)?;
-        if drafts.is_empty() {
+        if events.is_empty() {
             return Ok(Vec::new().into());
         }
         if !shared.queue.is_open() {
             return Err(AuditError::Closed);
         }
-        shared.register_keys(&drafts).await?;
-        shared.record(&Arc::new(Sealed::new(drafts))).await
+        shared.register_keys(events).await?;
+        shared.record(events).await
     }
 
     /// Queues `event` in the transaction of `connection`.
@@ -320,10 +328,7 @@ impl Drop for Last {
 
 impl Shared {
     /// Checks all of `events`: one bad event must not fail its neighbours in a batch.
-    fn seal(
-        self: &Arc<Self>,
-        events: Several<AuditEvent>,
-    ) -> Result<Several<Draft>, AuditError> {
+    fn seal(self: &Arc<Self>, events: Several<AuditEvent>) -> Result<Several<Draft>, AuditError> {
         let now = self.store.now();
         let keys = self.keys.load();
         let mut drafts = events.try_map(|event| event.seal(now, &keys.content))?;

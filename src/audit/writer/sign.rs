@@ -75,8 +75,9 @@ impl Shared {
                 return;
             }
             let sealed = event.seal(self.store.now(), &self.keys.load().content);
-            let said =
-                sealed.and_then(|draft| self.record_detached(&Arc::new(Sealed::new(Several::one(draft)))));
+            let said = sealed.and_then(|draft| {
+                self.record_detached(&Arc::new(Sealed::new(Several::one(draft))))
+            });
             if let Err(error) = said {
                 self.stats.lose(1);
                 tracing::warn!(%error, "that entries are not signed could not be recorded");

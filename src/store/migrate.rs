@@ -49,6 +49,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(14, "0014_loops", oldest_compatible: 11),
     step!(15, "0015_approvals", oldest_compatible: 11),
     step!(16, "0016_budget_leases", oldest_compatible: 11),
+    step!(17, "0017_new_entry", oldest_compatible: 11),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at

@@ -12,6 +12,7 @@ use portcullis::{
 };
 use tokio::task::JoinSet;
 
+use crate::gates::{halts, people, spend, watch};
 use crate::orders::{Orders, Role};
 use crate::{keys, log_key};
 
@@ -39,8 +40,12 @@ impl Clock for Jumpy {
 }
 
 pub(crate) async fn run(orders: Orders) {
+    if orders.role == Role::Watch {
+        return watch::watch(&orders).await;
+    }
+    let session = orders.session.clone();
     let gov = connect(&orders).await;
-    let me = Principal::agent(agent()).session(orders.session);
+    let me = Principal::agent(agent()).session(session.clone());
     let mut tasks = JoinSet::new();
     match orders.role {
         Role::Work => {
@@ -65,6 +70,11 @@ pub(crate) async fn run(orders: Orders) {
         Role::Drain => {
             tasks.spawn(drain(gov));
         }
+        Role::Spend => spend::start(&mut tasks, &gov, &session),
+        Role::Approve => people::start(&mut tasks, &gov, &session),
+        Role::Obey => halts::obey(&mut tasks, &gov, &session),
+        Role::Order => halts::order(&mut tasks, &gov, &session),
+        Role::Watch => {}
     }
     // None of them ends.
     while let Some(ended) = tasks.join_next().await {
@@ -102,6 +112,9 @@ async fn connect(orders: &Orders) -> Governance {
             .journal(journal.clone())
             .evidence(evidence)
             .sign(signing.clone())
+            .budget_leases(spend::leases())
+            .reservation_lease(spend::RESERVATION)
+            .halt(halts::settings())
             .connect()
             .await;
         match connecting {

@@ -87,7 +87,8 @@ impl Counts {
         }
         self.promises_broken = sqlx::query_scalar(
             "SELECT count(*) FROM portcullis.budget_windows
-              WHERE settled_usd + held_usd > usd_limit OR settled_usd < 0 OR held_usd < 0",
+              WHERE budget = 'agent:worker'
+                AND (settled_usd + held_usd > usd_limit OR settled_usd < 0 OR held_usd < 0)",
         )
         .fetch_one(&mut connection)
         .await
@@ -159,7 +160,7 @@ impl Counts {
 }
 
 /// What children kept in journals or left in the outbox comes into the trail.
-async fn bring_home(site: &Site) {
+pub(crate) async fn bring_home(site: &Site) {
     let gov = site.governance().await;
     loop {
         let drained = gov.audit().drain().await.unwrap();

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Either prints a table and fails if anything that was acknowledged is missing or twice, if a chain
-//! has a fork or a gap, if a checkpoint was given out that the last one does not go on from, or if a
-//! budget's promise was broken. Moments are random; what is counted is not.
+//! has a fork or a gap, if a checkpoint was given out that the last one does not go on from, if a
+//! budget's promise was broken, if an approval was used twice, or if a call began after a halt and its
+//! bound. Moments are random; what is counted is not.
 //!
 //! Full disks take root, for their mounts. Where that is not given, the table says that they were left
-//! out. A word beside `--full` chooses the troubles that have it in their names.
+//! out. Words beside `--full` choose the troubles that have one of them in their names.
 
 #![allow(
     missing_docs,
@@ -32,6 +33,7 @@
 
 mod child;
 mod count;
+mod gates;
 #[path = "../it/common/ledger.rs"]
 mod ledger;
 mod orders;
@@ -48,15 +50,18 @@ mod site;
 mod table;
 mod trouble;
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use portcullis::tlog::LogKey;
 use portcullis::{AuditKeys, Secret};
 
 use crate::count::Counts;
+use crate::gates::Books;
 use crate::orders::Orders;
-use crate::round::Round;
+use crate::round::{Round, Watching};
 use crate::said::Tally;
 use crate::site::Site;
 use crate::trouble::{Point, Trouble};
@@ -72,10 +77,10 @@ const ROUNDS: &[(Trouble, usize, usize)] = &[
     (Trouble::KillCheckpoint, 1, 15),
     (Trouble::Before(Point::Checkpoint), 0, 6),
     (Trouble::After(Point::Checkpoint), 1, 6),
-    (Trouble::Kill, 2, 70),
-    (Trouble::KillSpooled, 1, 30),
-    (Trouble::KillOutage, 1, 20),
-    (Trouble::KillDraining, 1, 12),
+    (Trouble::Kill, 2, 45),
+    (Trouble::KillSpooled, 1, 20),
+    (Trouble::KillOutage, 1, 15),
+    (Trouble::KillDraining, 1, 8),
     (Trouble::Before(Point::Append), 0, 6),
     (Trouble::After(Point::Append), 1, 6),
     (Trouble::Before(Point::Reserve), 0, 6),
@@ -96,6 +101,9 @@ const ROUNDS: &[(Trouble, usize, usize)] = &[
 /// The same, where disks are small.
 const SMALL_JOURNALS: (Trouble, usize, usize) = (Trouble::JournalDiskFull, 1, 6);
 const SMALL_SERVER: (Trouble, usize, usize) = (Trouble::ServerDiskFull, 1, 6);
+
+/// How many are killed in one relay of the full form.
+const RELAY: usize = 30;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -126,7 +134,7 @@ fn main() -> ExitCode {
     }
     let plan = Plan {
         full,
-        word: words.first().copied().filter(|_| full).unwrap_or_default(),
+        words: if full { words } else { Vec::new() },
     };
     runtime.block_on(harness(&plan))
 }
@@ -134,22 +142,40 @@ fn main() -> ExitCode {
 /// What is asked for.
 struct Plan<'a> {
     full: bool,
-    /// In the names of troubles.
-    word: &'a str,
+    /// Any of them is in the names of troubles.
+    words: Vec<&'a str>,
 }
 
 impl Plan<'_> {
     fn rounds(&self, (trouble, short, full): (Trouble, usize, usize)) -> usize {
-        match (trouble.name().contains(self.word), self.full) {
+        let name = trouble.name();
+        let chosen = self.words.iter().any(|word| name.contains(word));
+        match (chosen || self.words.is_empty(), self.full) {
             (false, _) => 0,
             (true, false) => short,
             (true, true) => full,
         }
     }
 
-    async fn run(&self, site: &Site, what: (Trouble, usize, usize), tally: &mut Tally) {
-        for _ in 0..self.rounds(what) {
-            Round::new(site, what.0).run(tally).await;
+    /// One round after the other, or two at a time.
+    async fn run(
+        &self,
+        site: &Site,
+        what: (Trouble, usize, usize),
+        by_twos: bool,
+        tally: &Mutex<Tally>,
+    ) {
+        let mut left = self.rounds(what);
+        while left > 0 {
+            let two = by_twos && left > 1;
+            let relay = if self.full { RELAY } else { RELAY / 4 };
+            let round = || Box::pin(Round::new(site, what.0, relay).run(tally));
+            if two {
+                tokio::join!(round(), round());
+            } else {
+                round().await;
+            }
+            left -= 1 + usize::from(two);
         }
     }
 }
@@ -157,42 +183,75 @@ impl Plan<'_> {
 async fn harness(plan: &Plan<'_>) -> ExitCode {
     let began = Instant::now();
     let directory = std::env::temp_dir().join(format!("portcullis-crash-{}", std::process::id()));
-    let site = Site::new(&directory).await;
-    let mut books = Vec::new();
-    let mut tally = Tally::default();
-    for trouble in ROUNDS {
-        plan.run(&site, *trouble, &mut tally).await;
-    }
-    let mut sites = vec![&site];
-    let small;
-    if site::may_mount() {
-        small = site.with_small_journals(&directory.join("small"));
-        plan.run(&small, SMALL_JOURNALS, &mut tally).await;
-        sites.push(&small);
-    }
-    let counts = Counts::take(&sites, &tally).await;
-    books.push((tally, counts));
-    if site::may_mount() && plan.rounds(SMALL_SERVER) > 0 {
-        let small = Site::small(&directory.join("small-server")).await;
-        let mut tally = Tally::default();
-        plan.run(&small, SMALL_SERVER, &mut tally).await;
-        let counts = Counts::take(&[&small], &tally).await;
-        books.push((tally, counts));
-        small.server.end().await;
-    }
+    // Beside each other: each has a server of its own.
+    let beside = directory.join("gates");
+    let (books, of_gates) = tokio::join!(trail(plan, &directory), of_gates(plan, &beside));
     println!("\n{}", table::table(&books));
+    println!("\n{}", table::of_gates(&of_gates));
     println!("in {} s", began.elapsed().as_secs());
     if !site::may_mount() {
         println!("NOT RUN: full disks, of the journal and of the server; their mounts take root");
     }
-    site.server.clone().end().await;
     let _ = std::fs::remove_dir_all(&directory);
-    if books.iter().all(|(tally, counts)| counts.is_fine(tally)) {
+    let (tally, counts, gates) = &of_gates;
+    let fine = books.iter().all(|(tally, counts)| counts.is_fine(tally))
+        && counts.is_fine(tally)
+        && gates.is_fine();
+    if fine {
         ExitCode::SUCCESS
     } else {
         println!("NOT FINE");
         ExitCode::FAILURE
     }
+}
+
+/// The rounds about the trail and about exact budgets.
+async fn trail(plan: &Plan<'_>, directory: &Path) -> Vec<(Tally, Counts)> {
+    let site = Site::new(directory).await;
+    let mut books = Vec::new();
+    let tally = Mutex::new(Tally::default());
+    for trouble in ROUNDS {
+        plan.run(&site, *trouble, false, &tally).await;
+    }
+    let mut sites = vec![&site];
+    let small;
+    if site::may_mount() {
+        small = site.with_small_journals(&directory.join("small"));
+        plan.run(&small, SMALL_JOURNALS, false, &tally).await;
+        sites.push(&small);
+    }
+    let tally = tally.into_inner().unwrap();
+    let counts = Counts::take(&sites, &tally).await;
+    books.push((tally, counts));
+    if site::may_mount() && plan.rounds(SMALL_SERVER) > 0 {
+        let small = Site::small(&directory.join("small-server")).await;
+        let tally = Mutex::new(Tally::default());
+        plan.run(&small, SMALL_SERVER, false, &tally).await;
+        let tally = tally.into_inner().unwrap();
+        let counts = Counts::take(&[&small], &tally).await;
+        books.push((tally, counts));
+        small.server.end().await;
+    }
+    site.server.clone().end().await;
+    books
+}
+
+/// The rounds about gates.
+async fn of_gates(plan: &Plan<'_>, directory: &Path) -> (Tally, Counts, Books) {
+    let site = Site::new(directory).await;
+    site.with_gates().await;
+    let tally = Mutex::new(Tally::default());
+    let watch = Watching::start(&site);
+    for trouble in gates::ROUNDS {
+        let by_twos = matches!(trouble.0, Trouble::Relay(_));
+        plan.run(&site, *trouble, by_twos, &tally).await;
+    }
+    watch.end(&tally).await;
+    let mut tally = tally.into_inner().unwrap();
+    let books = Books::take(&site, &mut tally.told).await;
+    let counts = Counts::take(&[&site], &tally).await;
+    site.server.clone().end().await;
+    (tally, counts, books)
 }
 
 fn keys() -> AuditKeys {

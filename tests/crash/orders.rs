@@ -17,6 +17,16 @@ pub(crate) enum Role {
     Checkpoint,
     /// It brings home what dead processes left in journals.
     Drain,
+    /// It spends, from leased budgets and from others.
+    Spend,
+    /// It races to use what a person agreed to.
+    Approve,
+    /// It works until it is halted.
+    Obey,
+    /// It halts and resumes.
+    Order,
+    /// It looks whether promises are broken.
+    Watch,
 }
 
 /// What one child is to do.
@@ -57,6 +67,11 @@ impl Orders {
                 "Queue" => Role::Queue,
                 "Checkpoint" => Role::Checkpoint,
                 "Drain" => Role::Drain,
+                "Spend" => Role::Spend,
+                "Approve" => Role::Approve,
+                "Obey" => Role::Obey,
+                "Order" => Role::Order,
+                "Watch" => Role::Watch,
                 other => panic!("no such role: {other}"),
             },
             session: SessionId::parse(words[1]).unwrap(),

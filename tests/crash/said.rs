@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::ChildStdout;
 use uuid::Uuid;
 
+use crate::gates::told::Told;
 use crate::trouble::Trouble;
 
 /// All that was said, by trouble.
@@ -19,15 +20,21 @@ pub(crate) struct Tally {
     pub(crate) spent: HashMap<String, i64>,
     /// Every checkpoint that was given out.
     pub(crate) notes: Vec<String>,
+    /// What was said of gates.
+    pub(crate) told: Told,
 }
 
 #[derive(Default)]
 pub(crate) struct Said {
     pub(crate) rounds: usize,
     pub(crate) kills: usize,
+    /// How many of the killed had said something before.
+    pub(crate) at_work: usize,
     pub(crate) acknowledged: Vec<Uuid>,
     /// How many of them were in a journal and not yet in the trail.
     pub(crate) kept: usize,
+    /// What was said of gates.
+    pub(crate) of_gates: usize,
     /// Said to be lost, which is honest: nothing was acknowledged.
     pub(crate) lost: usize,
     /// From the end of the trouble to the next acknowledgement.
@@ -35,6 +42,14 @@ pub(crate) struct Said {
 }
 
 impl Tally {
+    /// What was said by a process that nothing happens to.
+    pub(crate) fn hear(&mut self, lines: &[String]) {
+        for line in lines {
+            let (word, what) = line.split_once(' ').unwrap();
+            assert!(self.told.take("", word, what), "it said {line}");
+        }
+    }
+
     pub(crate) fn take(&mut self, trouble: Trouble, session: &str, lines: &[String]) -> &mut Said {
         let said = self.troubles.entry(trouble).or_default();
         for line in lines {
@@ -55,7 +70,10 @@ impl Tally {
                     self.notes.push(String::from_utf8(note).unwrap());
                 }
                 "drained" => {}
-                other => panic!("a child said {other}"),
+                other => {
+                    assert!(self.told.take(session, other, what), "a child said {line}");
+                    said.of_gates += 1;
+                }
             }
         }
         said

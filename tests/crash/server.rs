@@ -76,7 +76,7 @@ impl Server {
 }
 
 /// Some of the processes may have ended by now, which is no fault.
-fn signal_to(signal: &str, pids: &[u32]) {
+pub(crate) fn signal_to(signal: &str, pids: &[u32]) {
     let pids = pids.iter().map(u32::to_string);
     let _ = Command::new("kill")
         .arg(format!("-{signal}"))

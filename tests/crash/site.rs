@@ -13,6 +13,7 @@ use portcullis::{AgentId, Database, Governance, Usd};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::child::AGENT;
+use crate::gates::{people, spend};
 use crate::keys;
 use crate::server::Server;
 
@@ -53,6 +54,16 @@ impl Site {
             .unwrap();
         gov.shutdown().await;
         site
+    }
+
+    /// Puts in force what the rounds about gates need.
+    pub(crate) async fn with_gates(&self) {
+        let gov = self.governance().await;
+        for budget in spend::budgets() {
+            gov.cost().register(budget).await.unwrap();
+        }
+        gov.gates().register(people::policy()).await.unwrap();
+        gov.shutdown().await;
     }
 
     /// A server with a small disk at `disk`.

@@ -33,6 +33,7 @@ mod cost;
 mod cost_kill;
 mod cost_lease;
 mod coverage;
+mod frozen;
 #[cfg(test)]
 mod gates;
 mod halt;

@@ -3,8 +3,8 @@
 //! A slice is charged to its window as held when it is taken, so that whatever is spent of it, here or
 //! by any other process, `settled + held + asked <= limit`. It may be spent until its lease is over, or
 //! its window, as this process's clocks tell it from before it was granted; the store takes it away no
-//! sooner. What was spent is reported within moments; what a process that died had not reported is a
-//! reservation of unknown outcome.
+//! sooner. What was spent is reported within moments, and what a call cost beyond its ceiling before it
+//! is said to be settled; what a process that died had not reported is a reservation of unknown outcome.
 //!
 //! | The store is | a call of a leased budget |
 //! |---|---|

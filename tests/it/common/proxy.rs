@@ -36,11 +36,18 @@ pub(crate) enum Statement {
     Append,
     /// The one with this text in it.
     With(&'static str),
+    /// The one with this text in it, where this parameter, counted from 1, is neither absent nor zero
+    /// nor false.
+    Saying(&'static str, usize),
 }
 
 impl Statement {
-    fn is(self, text: &str) -> bool {
+    fn is(self, text: &str, bind: &[u8]) -> bool {
         match self {
+            Self::Saying(part, at) => {
+                let says = |value: Option<&[u8]>| value.is_some_and(|v| v.iter().any(|b| *b != 0));
+                text.contains(part) && says(parameter(bind, at))
+            }
             Self::Append => {
                 text.contains("UPDATE portcullis.chains")
                     && text.contains("INSERT INTO portcullis.entries")
@@ -65,11 +72,11 @@ struct Shared {
 }
 
 impl Shared {
-    fn next_fault(&self, text: &str) -> Option<Fault> {
+    fn next_fault(&self, text: &str, bind: &[u8]) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap();
         let at = faults
             .iter()
-            .position(|(statement, _)| statement.is(text))?;
+            .position(|(statement, _)| statement.is(text, bind))?;
         Some(faults.remove(at).1)
     }
 
@@ -236,10 +243,10 @@ async fn pump(
                     let portal = name(&next[5..]);
                     let statement = name(&next[5 + portal.len() + 1..]);
                     let text = statements.get(statement).map_or("", String::as_str);
-                    if Statement::Append.is(text) {
+                    if Statement::Append.is(text, &[]) {
                         shared.appends.fetch_add(1, Ordering::SeqCst);
                     }
-                    match shared.next_fault(text) {
+                    match shared.next_fault(text, &next[5..]) {
                         Some(Fault::CutBeforeCommit) => return None,
                         Some(Fault::Hang) => {
                             shared.hangs();
@@ -300,6 +307,35 @@ async fn message(from: &mut (impl AsyncRead + Unpin), typed: bool) -> Option<Vec
     bytes.resize(header + len, 0);
     from.read_exact(&mut bytes[header..]).await.ok()?;
     Some(bytes)
+}
+
+/// One parameter of a `Bind`, counted from 1.
+fn parameter(bind: &[u8], at: usize) -> Option<&[u8]> {
+    let portal = name(bind).len() + 1;
+    let statement = name(&bind[portal..]).len() + 1;
+    let mut rest = &bind[portal + statement..];
+    let formats = number(&mut rest, 2);
+    rest = &rest[2 * formats..];
+    let count = number(&mut rest, 2);
+    let mut found = None;
+    for _ in 0..at.min(count) {
+        let length = number(&mut rest, 4);
+        found = None;
+        // Not absent.
+        if length != 0xffff_ffff {
+            let (value, more) = rest.split_at(length);
+            (found, rest) = (Some(value), more);
+        }
+    }
+    found.filter(|_| at <= count)
+}
+
+fn number(rest: &mut &[u8], bytes: usize) -> usize {
+    let (number, more) = rest.split_at(bytes);
+    *rest = more;
+    number
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
 
 fn name(bytes: &[u8]) -> &[u8] {

@@ -47,6 +47,8 @@ mod mutations;
 #[cfg(test)]
 mod openai;
 #[cfg(test)]
+mod openai_halt;
+#[cfg(test)]
 mod openai_retry;
 #[cfg(test)]
 mod openai_stream;

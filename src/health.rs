@@ -2,6 +2,7 @@
 
 use crate::audit::AuditStats;
 use crate::audit::anchor::AnchorHealth;
+use crate::cost::CostStatus;
 use crate::coverage::CoverageStatus;
 use crate::gates::GatesStatus;
 use crate::governance::Governance;
@@ -25,6 +26,7 @@ impl Governance {
             scope: self.scope().status(),
             loops: self.loops().status(),
             gates: self.gates().status(),
+            cost: self.cost().status(),
             presence: self.presence().stats(),
             coverage: self.coverage().status(),
             contracts: self.contracts().names(),
@@ -52,6 +54,8 @@ pub struct Health {
     pub loops: LoopStatus,
     /// The approval policies: which stored ones cannot be read.
     pub gates: GatesStatus,
+    /// The cost gate: whether leases that ran out are found, and whether what was spent is reported.
+    pub cost: CostStatus,
     /// What became of heartbeats.
     pub presence: PresenceStats,
     /// The wrapped clients, and whether calls went uncounted.
@@ -73,6 +77,7 @@ impl Health {
             && self.scope.is_ok()
             && self.loops.is_ok()
             && self.gates.is_ok()
+            && self.cost.is_ok()
             && self.presence.is_ok()
             && self.coverage.is_ok()
     }

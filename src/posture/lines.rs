@@ -130,12 +130,26 @@ impl Governance {
         } else {
             StoreAway::Closed
         };
-        let line = GatePosture::new(Gate::Cost, away);
-        if self.cost().is_on() {
-            line
-        } else {
-            line.off()
+        let mut line = GatePosture::new(Gate::Cost, away);
+        if !self.cost().is_on() {
+            return line.off();
         }
+        let status = self.cost().status();
+        if !status.sweeping {
+            line.lacks("nobody looks for leases that ran out; open the handle again");
+        } else if status.sweep_late || status.sweep_failing {
+            line.lacks("leases that ran out are not found; check the database");
+        }
+        if status.slices_failing > 0 {
+            line.lacks(format!(
+                "what is spent of {} slices is not reported; check the database",
+                status.slices_failing
+            ));
+        }
+        if status.endings_failing {
+            line.lacks("what calls cost is not charged yet; check the database");
+        }
+        line
     }
 
     pub(super) fn evidence_line(&self) -> GatePosture {

@@ -1,5 +1,6 @@
 //! Modules that the host switches off, what is then refused, and what `strict` refuses to open over.
 
+mod health;
 mod modules;
 mod posture;
 

@@ -2,6 +2,7 @@
 
 use crate::audit::AuditStats;
 use crate::audit::anchor::AnchorHealth;
+use crate::contracts::ContractsStatus;
 use crate::cost::CostStatus;
 use crate::coverage::CoverageStatus;
 use crate::gates::GatesStatus;
@@ -29,7 +30,7 @@ impl Governance {
             cost: self.cost().status(),
             presence: self.presence().stats(),
             coverage: self.coverage().status(),
-            contracts: self.contracts().names(),
+            contracts: self.contracts().status(),
             checkpoint_at: self.last_look().checkpoint_at,
         }
     }
@@ -60,8 +61,8 @@ pub struct Health {
     pub presence: PresenceStats,
     /// The wrapped clients, and whether calls went uncounted.
     pub coverage: CoverageStatus,
-    /// The contracts that are in force in this process. They ask no store, and cannot be unwell.
-    pub contracts: Vec<String>,
+    /// The contracts: which stored ones cannot be read, and which checks are not defined here.
+    pub contracts: ContractsStatus,
     /// When the newest checkpoint was made, of any process; `None` if there is none, or it could not be
     /// asked for.
     pub checkpoint_at: Option<Timestamp>,
@@ -77,6 +78,7 @@ impl Health {
             && self.scope.is_ok()
             && self.loops.is_ok()
             && self.gates.is_ok()
+            && self.contracts.is_ok()
             && self.cost.is_ok()
             && self.presence.is_ok()
             && self.coverage.is_ok()

@@ -1,8 +1,6 @@
 //! The line of each gate.
 
 use super::model::{Freshness, GatePosture, Loaded, StoreAway};
-use crate::audit::sha256;
-use crate::canon::Fields;
 use crate::error::Gate;
 use crate::governance::Governance;
 
@@ -87,19 +85,23 @@ impl Governance {
         if !self.contracts().is_on() {
             return line.off();
         }
-        let names = self.contracts().names();
-        let mut fields = Fields::labelled("portcullis/contracts-in-force/v1");
-        for name in &names {
-            fields.present(name.as_bytes());
+        let status = self.contracts().status();
+        line.unreadable(&status.broken, "every call is refused");
+        line.unreadable(&status.kept, "older ones are in force");
+        if let Some(names) = named(&status.undefined) {
+            line.lacks(format!(
+                "checks that contracts name are not defined in this program, and their calls are refused: define them with the builder's contract_check: {names}"
+            ));
         }
+        line.failing(status.failing);
         line.loaded = Some(Loaded {
-            stored: 0,
-            pinned: names.len(),
-            revision: 0,
-            // Their checks are code: the names are all that can be told of them.
-            hash: hex::encode(sha256(fields.as_bytes())),
-            as_of: None,
-            names,
+            stored: status.stored.len(),
+            pinned: status.registered.len(),
+            revision: status.revision,
+            // Of checks that are code, the names are all that can be told.
+            hash: hex::encode(self.contracts().in_force()),
+            as_of: status.looked_at,
+            names: self.contracts().names(),
         });
         line
     }

@@ -29,6 +29,7 @@ mod cli_operate;
 #[cfg(test)]
 mod common;
 mod contracts;
+mod contracts_stored;
 mod cost;
 mod cost_kill;
 mod cost_lease;

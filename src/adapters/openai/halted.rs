@@ -12,8 +12,7 @@ use bytes::Bytes;
 
 use super::error::boxed;
 use crate::halt::Halt;
-use crate::ids::CallId;
-use crate::{Governance, Principal, Refusal};
+use crate::{EventId, Governance, Principal, Refusal};
 
 /// How many different refusals are kept; there are five.
 const KEPT: usize = 32;
@@ -64,7 +63,7 @@ impl fmt::Debug for Switch {
     }
 }
 
-static MARK: LazyLock<String> = LazyLock::new(|| format!("portcullis {}", CallId::new()));
+static MARK: LazyLock<String> = LazyLock::new(|| format!("portcullis {}", EventId::new()));
 /// The refusals that streams have ended with. Each is kept for good: what refers to it may be as old as
 /// the process.
 static SAID: Mutex<Vec<&'static Refusal>> = Mutex::new(Vec::new());

@@ -57,6 +57,12 @@ const FLAWS: &[Flaw] = &[
     ("an older approval policy", |h| {
         h.gates.kept.push(super::id("a"));
     }),
+    ("contracts cannot be read", |h| h.contracts.failing = true),
+    ("a broken contract", |h| h.contracts.broken.push("a".into())),
+    ("an older contract", |h| h.contracts.kept.push("a".into())),
+    ("a check that is not defined", |h| {
+        h.contracts.undefined.push("a".into());
+    }),
     ("nobody sweeps", |h| h.cost.sweeping = false),
     ("a sweep is late", |h| h.cost.sweep_late = true),
     ("a sweep failed", |h| h.cost.sweep_failing = true),

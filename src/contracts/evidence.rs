@@ -1,7 +1,8 @@
 //! What contracts put on record: names and words, never content.
 
+use super::about::About;
 use super::error::Violation;
-use super::model::{About, Condition, Contract, Of, Promise};
+use super::model::{Condition, Contract, Of, Promise};
 use crate::audit::{AuditEvent, Kind};
 use crate::call::Action;
 

@@ -40,6 +40,7 @@
 //! # }
 //! ```
 
+mod about;
 mod ask;
 mod book;
 mod declared;
@@ -58,10 +59,11 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
+pub use about::About;
 pub use declared::{Field, Is, Named};
 pub use error::{ContractError, InvalidContract, Violation};
 pub use guard::Guard;
-pub use model::{About, Check, Condition, Contract, OnBroken, Predicate, Promise};
+pub use model::{Check, Condition, Contract, OnBroken, Predicate, Promise};
 pub use registry::ContractsStatus;
 
 use self::book::Book;

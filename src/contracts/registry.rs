@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::about::About;
 use super::error::ContractError;
-use super::model::{About, Check, Contract};
+use super::model::{Check, Contract};
 use super::{Contracts, evidence};
 use crate::audit::{AuditEvent, Receipt, sha256};
 use crate::time::Timestamp;

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::model::About;
+use super::about::About;
 use super::{ApprovedBy, Asked, Condition, Contract, Is, Promise, ask};
 use crate::call::{Call, Principal};
 use crate::error::ErrorKind;
@@ -80,129 +80,55 @@ fn a_contract_is_read_as_it_was_written_and_written_in_the_same_words() {
     }
 }
 
+/// Which member the error names; nothing of what was given is in it.
+fn field(document: &Value) -> &'static str {
+    let error = Contract::from_json(&document.to_string()).unwrap_err();
+    assert!(!error.to_string().contains("sEcReT"), "{error}");
+    error.field
+}
+
 #[test]
 fn a_contract_that_is_not_understood_is_none_and_the_error_names_the_member() {
-    let field = |document: Value| {
-        let error = Contract::from_json(&document.to_string()).unwrap_err();
-        assert!(!error.to_string().contains("sEcReT"), "{error}");
-        error.field
-    };
-    let requires = |one: Value| field(json!({"name": "x", "any": true, "requires": [one]}));
-    let ensures = |one: Value| field(json!({"name": "x", "any": true, "ensures": [one]}));
-    for (found, named) in [
-        (field(json!([])), "document"),
+    for (document, named) in [
+        (json!([]), "document"),
         (
-            field(json!({"sEcReT": 1, "name": "x", "any": true, "requires": ["audited"]})),
+            json!({"sEcReT": 1, "name": "x", "any": true, "requires": ["audited"]}),
             "document",
         ),
-        (field(json!({"any": true, "requires": ["audited"]})), "name"),
-        (field(json!({"name": 7})), "name"),
+        (json!({"any": true, "requires": ["audited"]}), "name"),
+        (json!({"name": 7}), "name"),
+        (json!({"name": "x", "requires": ["audited"]}), "for_tools"),
         (
-            field(json!({"name": "x", "requires": ["audited"]})),
-            "for_tools",
-        ),
-        (
-            field(json!({"name": "x", "tools": "a", "requires": ["audited"]})),
+            json!({"name": "x", "tools": "a", "requires": ["audited"]}),
             "tools",
         ),
         (
-            field(json!({"name": "x", "tools": [7], "requires": ["audited"]})),
+            json!({"name": "x", "tools": [7], "requires": ["audited"]}),
             "for_tools",
         ),
         (
-            field(json!({"name": "x", "tools": ["a"], "any": true, "requires": ["audited"]})),
+            json!({"name": "x", "tools": ["a"], "any": true, "requires": ["audited"]}),
             "for_any",
         ),
         (
-            field(json!({"name": "x", "any": false, "requires": ["audited"]})),
+            json!({"name": "x", "any": false, "requires": ["audited"]}),
             "any",
         ),
-        (field(json!({"name": "x", "any": true})), "requires"),
+        (json!({"name": "x", "any": true}), "requires"),
         (
-            field(json!({"name": "x", "any": true, "requires": "audited"})),
+            json!({"name": "x", "any": true, "requires": "audited"}),
             "requires",
         ),
         (
-            field(json!({"name": "x", "any": true, "ensures": ["audited"], "on_broken": "sEcReT"})),
+            json!({"name": "x", "any": true, "ensures": ["audited"], "on_broken": "sEcReT"}),
             "on_broken",
         ),
         (
-            field(json!({"name": "x", "any": true, "ensures": ["audited"], "record_passed": 1})),
+            json!({"name": "x", "any": true, "ensures": ["audited"], "record_passed": 1}),
             "record_passed",
         ),
-        (requires(json!("sEcReT")), "requires"),
-        (requires(json!("completed")), "requires"),
-        (requires(json!(7)), "requires"),
-        (requires(json!({"sEcReT": 7})), "requires"),
-        (requires(json!({"check": "a", "sEcReT": 7})), "requires"),
-        (requires(json!({"check": 7})), "check"),
-        (requires(json!({"check": "no name"})), "check"),
-        (requires(json!({"check": "a", "deadline_ms": 0})), "check"),
-        (
-            requires(json!({"check": "a", "deadline_ms": -1})),
-            "deadline_ms",
-        ),
-        (
-            requires(json!({"budget_available": {}})),
-            "budget_available",
-        ),
-        (
-            requires(json!({"budget_available": {"tokens": 1, "sEcReT": 1}})),
-            "budget_available",
-        ),
-        (
-            requires(json!({"budget_available": {"tokens": 1, "input": 1}})),
-            "budget_available",
-        ),
-        (
-            requires(json!({"budget_available": {"tokens": "1"}})),
-            "tokens",
-        ),
-        (
-            requires(json!({"budget_available": {"tokens": 1, "tier": "sEcReT"}})),
-            "tier",
-        ),
-        (
-            requires(json!({"budget_available": {"tokens": 1, "model": ""}})),
-            "model",
-        ),
-        (ensures(json!("approved")), "ensures"),
-        (ensures(json!({"result": "a", "equals": 1})), "pointer"),
-        (
-            ensures(json!({"result": "a", "pointer": "sEcReT", "equals": 1})),
-            "result",
-        ),
-        (
-            ensures(json!({"result": "a", "pointer": "/a~2", "equals": 1})),
-            "result",
-        ),
-        (ensures(json!({"result": "a", "pointer": "/a"})), "result"),
-        (
-            ensures(json!({"result": "a", "pointer": "/a", "at_least": 1, "at_most": 2})),
-            "result",
-        ),
-        (
-            ensures(json!({"result": "a", "pointer": "/a", "equals": {}})),
-            "result",
-        ),
-        (
-            ensures(json!({"result": "a", "pointer": "/a", "one_of": []})),
-            "result",
-        ),
-        (
-            ensures(json!({"result": "a", "pointer": "/a", "present": false})),
-            "present",
-        ),
-        (
-            ensures(json!({"result": "a", "pointer": "/a", "at_least": "1"})),
-            "at_least",
-        ),
-        (
-            ensures(json!({"result": "a", "pointer": "/a", "at_least": 1, "sEcReT": 2})),
-            "ensures",
-        ),
     ] {
-        assert_eq!(found, named);
+        assert_eq!(field(&document), named, "{document}");
     }
     // A member twice, a fraction, or text that is no JSON.
     for text in [
@@ -211,6 +137,87 @@ fn a_contract_that_is_not_understood_is_none_and_the_error_names_the_member() {
         "{",
     ] {
         assert_eq!(Contract::from_json(text).unwrap_err().field, "document");
+    }
+}
+
+#[test]
+fn a_condition_that_is_not_understood_is_none_and_the_error_names_the_member() {
+    for (one, named) in [
+        (json!("sEcReT"), "requires"),
+        (json!("completed"), "requires"),
+        (json!(7), "requires"),
+        (json!({"sEcReT": 7}), "requires"),
+        (json!({"check": "a", "sEcReT": 7}), "requires"),
+        (json!({"check": 7}), "check"),
+        (json!({"check": "no name"}), "check"),
+        (json!({"check": "a", "deadline_ms": 0}), "check"),
+        (json!({"check": "a", "deadline_ms": 60_001}), "check"),
+        (json!({"check": "a", "deadline_ms": -1}), "deadline_ms"),
+        (json!({"budget_available": {}}), "budget_available"),
+        (
+            json!({"budget_available": {"tokens": 1, "sEcReT": 1}}),
+            "budget_available",
+        ),
+        (
+            json!({"budget_available": {"tokens": 1, "input": 1}}),
+            "budget_available",
+        ),
+        (json!({"budget_available": {"tokens": "1"}}), "tokens"),
+        (
+            json!({"budget_available": {"tokens": 1, "tier": "sEcReT"}}),
+            "tier",
+        ),
+        (
+            json!({"budget_available": {"tokens": 1, "model": ""}}),
+            "model",
+        ),
+    ] {
+        let document = json!({"name": "x", "any": true, "requires": [one]});
+        assert_eq!(field(&document), named, "{document}");
+    }
+}
+
+#[test]
+fn a_promise_that_is_not_understood_is_none_and_the_error_names_the_member() {
+    for (one, named) in [
+        (json!("approved"), "ensures"),
+        (json!({"result": "a", "equals": 1}), "pointer"),
+        (
+            json!({"result": "a", "pointer": "sEcReT", "equals": 1}),
+            "result",
+        ),
+        (
+            json!({"result": "a", "pointer": "/a~2", "equals": 1}),
+            "result",
+        ),
+        (json!({"result": "a", "pointer": "/a"}), "result"),
+        (
+            json!({"result": "a", "pointer": "/a", "at_least": 1, "at_most": 2}),
+            "result",
+        ),
+        (
+            json!({"result": "a", "pointer": "/a", "equals": {}}),
+            "result",
+        ),
+        (
+            json!({"result": "a", "pointer": "/a", "one_of": []}),
+            "result",
+        ),
+        (
+            json!({"result": "a", "pointer": "/a", "present": false}),
+            "present",
+        ),
+        (
+            json!({"result": "a", "pointer": "/a", "at_least": "1"}),
+            "at_least",
+        ),
+        (
+            json!({"result": "a", "pointer": "/a", "at_least": 1, "sEcReT": 2}),
+            "ensures",
+        ),
+    ] {
+        let document = json!({"name": "x", "any": true, "ensures": [one]});
+        assert_eq!(field(&document), named, "{document}");
     }
 }
 

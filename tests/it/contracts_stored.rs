@@ -356,7 +356,8 @@ async fn a_stored_deadline_shortens_the_checks_own() {
         .unwrap();
     let condition = Condition::named_within("slow", Duration::from_millis(50));
     gov.contracts().store(refunds(condition)).await.unwrap();
-    let asked = tokio::time::timeout(PATIENCE / 2, unmet(&gov, &refund()));
+    let call = refund();
+    let asked = tokio::time::timeout(PATIENCE / 2, unmet(&gov, &call));
     let (violation, error) = asked.await.expect("in time").unwrap();
     assert_eq!(
         (violation.found, error.kind()),

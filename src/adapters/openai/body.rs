@@ -85,8 +85,8 @@ impl Metered {
             switch: switch.clone(),
             state: Mutex::new(state),
         });
-        let watched = Arc::downgrade(&shared);
-        let watcher = tokio::spawn(watch(watched, switch)).abort_handle();
+        let stopped = watch(Arc::downgrade(&shared), switch);
+        let watcher = tokio::spawn(stopped).abort_handle();
         Self { shared, watcher }
     }
 }

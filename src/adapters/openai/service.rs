@@ -68,7 +68,7 @@ impl GovernedService {
                 let permit = self.settings.gov.authorize(&call).await.map_err(boxed)?;
                 let switch = self.switch();
                 let governed = self.govern(http, request, &asked, permit, &switch);
-                switch.guard(governed).await
+                switch.guard(Box::pin(governed)).await
             }
         }
     }

@@ -39,7 +39,7 @@ const FLAWS: &[Flaw] = &[
         h.scope.broken.push(super::id("a"));
     }),
     ("an older scope policy", |h| {
-        h.scope.kept.push(super::id("a"))
+        h.scope.kept.push(super::id("a"));
     }),
     ("loop policies cannot be read", |h| h.loops.failing = true),
     ("a broken loop policy", |h| h.loops.broken.push("a".into())),

@@ -15,8 +15,13 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::canon::{JsonError, canonical_arguments};
-use crate::ids::{AgentId, InvalidId, ModelName, OperatorId, SessionId, ToolName, UserId};
+use crate::ids::{
+    AgentId, InvalidId, ModelName, OperatorId, SessionId, ToolName, UserId, is_well_formed,
+};
 use crate::usage::{Ceiling, Tier};
+
+/// The most labels of a call.
+const MOST_LABELS: usize = 16;
 
 /// Who acts: an agent, in a session, perhaps on somebody's behalf.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +144,9 @@ pub struct Call {
     principal: Principal,
     action: Result<Action, InvalidCall>,
     resource: Option<String>,
+    capability: Result<Option<String>, InvalidCall>,
+    /// In order, each once.
+    labels: Result<Vec<String>, InvalidCall>,
     api: Option<String>,
     args: Result<Option<Arc<str>>, InvalidCall>,
     provider: Option<String>,
@@ -166,6 +174,8 @@ impl Call {
             principal: who.clone(),
             action: action.map_err(InvalidCall::Name),
             resource: None,
+            capability: Ok(None),
+            labels: Ok(Vec::new()),
             api: None,
             args: Ok(None),
             provider: None,
@@ -189,6 +199,40 @@ impl Call {
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resource = Some(resource.into());
+        self
+    }
+
+    /// What the call is an exercise of, where several tools are: `payments.refund`. An id; on record with
+    /// the decision, and part of what is permitted and approved.
+    #[must_use]
+    pub fn capability(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.capability = if is_well_formed(&name) {
+            Ok(Some(name))
+        } else {
+            Err(InvalidCall::Capability)
+        };
+        self
+    }
+
+    /// Something that is known of the call or its data, such as `pii` or `untrusted`; call it once for
+    /// each. An id, of which a call has at most 16; on record with the decision, and part of what is
+    /// permitted and approved.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        let label = label.into();
+        self.labels = self.labels.and_then(|mut labels| {
+            if !is_well_formed(&label) {
+                return Err(InvalidCall::Label);
+            }
+            if let Err(place) = labels.binary_search(&label) {
+                labels.insert(place, label);
+            }
+            if labels.len() > MOST_LABELS {
+                return Err(InvalidCall::Label);
+            }
+            Ok(labels)
+        });
         self
     }
 
@@ -245,6 +289,8 @@ impl Call {
             principal: &self.principal,
             action: self.action.as_ref()?,
             resource: self.resource.as_deref(),
+            capability: self.capability.as_ref()?.as_deref(),
+            labels: self.labels.as_ref()?,
             api: self.api.as_deref(),
             args: self.args.as_ref()?.as_deref(),
             provider: self.provider.as_deref(),
@@ -307,6 +353,8 @@ pub(crate) struct Parts<'c> {
     pub(crate) principal: &'c Principal,
     pub(crate) action: &'c Action,
     pub(crate) resource: Option<&'c str>,
+    pub(crate) capability: Option<&'c str>,
+    pub(crate) labels: &'c [String],
     pub(crate) api: Option<&'c str>,
     pub(crate) args: Option<&'c str>,
     pub(crate) provider: Option<&'c str>,
@@ -319,6 +367,12 @@ pub enum InvalidCall {
     /// The tool or model has no valid name.
     #[error(transparent)]
     Name(InvalidId),
+    /// The capability is no id.
+    #[error("the capability must be an id: letters, digits and . _ - : / @ + =")]
+    Capability,
+    /// A label is no id, or there are more than 16.
+    #[error("labels must be ids (letters, digits and . _ - : / @ + =), at most 16")]
+    Label,
     /// The arguments have no canonical form.
     #[error("the arguments cannot be hashed: {}", .0.rule())]
     Arguments(JsonError),

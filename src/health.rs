@@ -2,6 +2,8 @@
 
 use crate::audit::AuditStats;
 use crate::audit::anchor::AnchorHealth;
+use crate::contracts::ContractsStatus;
+use crate::cost::CostStatus;
 use crate::coverage::CoverageStatus;
 use crate::gates::GatesStatus;
 use crate::governance::Governance;
@@ -25,9 +27,10 @@ impl Governance {
             scope: self.scope().status(),
             loops: self.loops().status(),
             gates: self.gates().status(),
+            cost: self.cost().status(),
             presence: self.presence().stats(),
             coverage: self.coverage().status(),
-            contracts: self.contracts().names(),
+            contracts: self.contracts().status(),
             checkpoint_at: self.last_look().checkpoint_at,
         }
     }
@@ -52,12 +55,14 @@ pub struct Health {
     pub loops: LoopStatus,
     /// The approval policies: which stored ones cannot be read.
     pub gates: GatesStatus,
+    /// The cost gate: whether leases that ran out are found, and whether what was spent is reported.
+    pub cost: CostStatus,
     /// What became of heartbeats.
     pub presence: PresenceStats,
     /// The wrapped clients, and whether calls went uncounted.
     pub coverage: CoverageStatus,
-    /// The contracts that are in force in this process. They ask no store, and cannot be unwell.
-    pub contracts: Vec<String>,
+    /// The contracts: which stored ones cannot be read, and which checks are not defined here.
+    pub contracts: ContractsStatus,
     /// When the newest checkpoint was made, of any process; `None` if there is none, or it could not be
     /// asked for.
     pub checkpoint_at: Option<Timestamp>,
@@ -73,6 +78,8 @@ impl Health {
             && self.scope.is_ok()
             && self.loops.is_ok()
             && self.gates.is_ok()
+            && self.contracts.is_ok()
+            && self.cost.is_ok()
             && self.presence.is_ok()
             && self.coverage.is_ok()
     }

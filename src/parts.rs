@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::audit::{Anchors, Audit, AuditEvent, AuditKeys, AuditOptions, Kind, Signing};
 use crate::builder::ConnectError;
-use crate::contracts::{Around, Contracts};
+use crate::contracts::{Around, Check, Contracts};
 use crate::cost::{Cost, CostSettings};
 use crate::coverage::{Coverage, CoverageSettings};
 use crate::error::{Module, Switches};
@@ -33,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) pins: Vec<ScopePolicy>,
     pub(crate) coverage: CoverageSettings,
     pub(crate) notifiers: Vec<Arc<dyn ApprovalNotifier>>,
+    /// Checks that stored contracts can name.
+    pub(crate) checks: Vec<Check>,
 }
 
 impl Options {
@@ -121,6 +123,11 @@ impl Parts {
             },
         )
         .switched(options.switches.disabled(Module::Contracts));
+        if contracts.is_on() {
+            for check in &options.checks {
+                contracts.define_check(check)?;
+            }
+        }
         let asked = gates.clone();
         contracts.approved_by(move |who, digest| {
             let asked = asked.clone();
@@ -161,7 +168,7 @@ impl Parts {
     /// Completes what was handed to the background; the trail last, because all write to it.
     pub(crate) async fn shutdown(&self) {
         self.scope.shutdown();
-        self.contracts.shutdown().await;
+        self.contracts.shutdown();
         self.loops.shutdown().await;
         self.gates.shutdown().await;
         self.cost.shutdown().await;

@@ -31,6 +31,7 @@ impl Audit {
             .text(parts.resource)
             .text(parts.api)
             .text(parts.provider);
+        put_said(&mut fields, parts);
         self.derive(Purpose::Call).tag(&[fields.as_bytes()])
     }
 
@@ -50,6 +51,7 @@ impl Audit {
             .text(parts.api)
             .text(parts.provider)
             .text(parts.args);
+        put_said(&mut fields, parts);
         self.derive(Purpose::Call).tag(&[fields.as_bytes()])
     }
 
@@ -96,6 +98,16 @@ fn put_principal(fields: &mut Fields, who: &Principal, more: bool) {
         .text(who.user_id().map(AsRef::as_ref))
         .text(who.operator_id().map(AsRef::as_ref))
         .maybe(more.then_some(b"parent"));
+}
+
+/// Capability and labels, last: a call that says nothing of them has the digest that it always had.
+fn put_said(fields: &mut Fields, parts: &Parts<'_>) {
+    if let Some(capability) = parts.capability {
+        fields.present(b"capability").present(capability.as_bytes());
+    }
+    for label in parts.labels {
+        fields.present(b"label").present(label.as_bytes());
+    }
 }
 
 fn put_action(fields: &mut Fields, action: &Action) {

@@ -1,9 +1,10 @@
 //! Contracts, without a runtime.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::runtime::Background;
-use crate::contracts::{Contract, ContractError, Ending};
+use crate::contracts::{About, Contract, ContractError, ContractsStatus, Ending};
 use crate::{Call, contracts};
 
 /// [`portcullis::contracts::Contracts`](contracts::Contracts), for programs without a runtime.
@@ -38,6 +39,48 @@ impl Contracts {
     /// As there.
     pub fn register(&self, contract: Contract) -> Result<(), ContractError> {
         self.background.wait(self.contracts.register(contract))
+    }
+
+    /// Stores a contract for all processes: [`Contracts::store`](contracts::Contracts::store).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn store(&self, contract: Contract) -> Result<(), ContractError> {
+        self.background.wait(self.contracts.store(contract))
+    }
+
+    /// Removes the stored contract `name`: [`Contracts::remove`](contracts::Contracts::remove).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn remove(&self, name: &str) -> Result<bool, ContractError> {
+        self.background.wait(self.contracts.remove(name))
+    }
+
+    /// Defines a check that contracts name: [`Contracts::define`](contracts::Contracts::define).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn define<F, Fut, E>(
+        &self,
+        name: impl Into<String>,
+        deadline: Duration,
+        ask: F,
+    ) -> Result<(), ContractError>
+    where
+        F: Fn(Arc<About>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, E>> + Send + 'static,
+    {
+        self.contracts.define(name, deadline, ask)
+    }
+
+    /// What is in force, and what is known: [`Contracts::status`](contracts::Contracts::status).
+    #[must_use]
+    pub fn status(&self) -> ContractsStatus {
+        self.contracts.status()
     }
 
     /// The names of the contracts in force: [`Contracts::names`](contracts::Contracts::names).

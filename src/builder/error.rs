@@ -1,6 +1,7 @@
 //! Why a handle could not be opened.
 
 use crate::audit::{AuditError, JournalError};
+use crate::contracts::ContractError;
 use crate::error::ErrorKind;
 use crate::halt::HaltError;
 use crate::posture::Unprotected;
@@ -31,6 +32,9 @@ pub enum ConnectError {
     /// Presence cannot keep what it was told to.
     #[error(transparent)]
     Presence(#[from] PresenceError),
+    /// A check that contracts name cannot be one.
+    #[error(transparent)]
+    Contract(#[from] ContractError),
     /// What a gate needs could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,6 +70,7 @@ impl ConnectError {
             Self::Scope(error) => error.kind(),
             Self::Halt(error) => error.kind(),
             Self::Presence(error) => error.kind(),
+            Self::Contract(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Journal(error) => error.kind(),
             Self::Log(error) => error.kind(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GovernanceBuilder;
+use crate::contracts::{About, Check};
 use crate::cost::{LeaseSettings, Warning};
 use crate::gates::ApprovalNotifier;
 use crate::halt::HaltSettings;
@@ -71,6 +72,23 @@ impl GovernanceBuilder {
     /// Lets [`Cost::advise`](crate::cost::Cost::advise) say which model still fits (off).
     pub fn routing_advice(mut self, on: bool) -> Self {
         self.options.cost.routing_advice = on;
+        self
+    }
+
+    /// Defines a check that contracts name, before the handle is there
+    /// ([`Contracts::define`](crate::contracts::Contracts::define)), for this and other tenants' handles; call it
+    /// once for each (none).
+    pub fn contract_check<F, Fut, E>(
+        mut self,
+        name: impl Into<String>,
+        deadline: Duration,
+        ask: F,
+    ) -> Self
+    where
+        F: Fn(Arc<About>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, E>> + Send + 'static,
+    {
+        self.options.checks.push(Check::new(name, deadline, ask));
         self
     }
 

@@ -8,7 +8,8 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::model::{About, Check, Predicate};
+use super::about::About;
+use super::model::{Check, Predicate};
 use super::{ApprovedBy, Around};
 use crate::audit::{AuditEvent, Receipt, Recorded};
 use crate::call::{Action, Parts};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::call::InvalidCall;
 use crate::error::{Disabled, ErrorKind};
+use crate::store::StoreError;
 
 /// A contract that a call did not keep, or one that cannot be.
 ///
@@ -20,6 +21,8 @@ pub enum ContractError {
     Call(InvalidCall),
     /// A contract that was given is none.
     Contract(InvalidContract),
+    /// The database did not take or give a contract.
+    Store(StoreError),
     /// The host switched contracts off.
     Disabled(Disabled),
 }
@@ -43,9 +46,12 @@ impl ContractError {
         match self {
             Self::Unmet(violation) | Self::Broken(violation) => match violation.found {
                 "unavailable" | "timed_out" | "lost" => ErrorKind::Unavailable,
+                "not_defined" => ErrorKind::Misuse,
+                "unreadable" => ErrorKind::Integrity,
                 _ => ErrorKind::Denied,
             },
             Self::Call(_) | Self::Contract(_) => ErrorKind::Misuse,
+            Self::Store(error) => error.kind(),
             Self::Disabled(disabled) => disabled.kind(),
         }
     }
@@ -64,6 +70,7 @@ impl ContractError {
             ),
             Self::Call(_) => "the call is not well formed".to_owned(),
             Self::Contract(_) => "the contract is invalid".to_owned(),
+            Self::Store(_) => "the contracts could not be read or written".to_owned(),
             Self::Disabled(disabled) => disabled.reason().to_owned(),
         }
     }
@@ -72,6 +79,12 @@ impl ContractError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
+            Self::Unmet(violation) if violation.found == "not_defined" => {
+                "this program must define the check (Contracts::define), or an operator take it out of the contract"
+            }
+            Self::Unmet(violation) if violation.found == "unreadable" => {
+                "an operator must store the contract again, or remove it"
+            }
             Self::Unmet(violation) => match violation.required.as_str() {
                 "approved" => "have a person approve this very call, and make it again unchanged",
                 "budget_available" => "make a smaller call, or have an operator raise the budget",
@@ -85,6 +98,7 @@ impl ContractError {
             }
             Self::Call(_) => "correct the call",
             Self::Contract(_) => "correct it and register it again",
+            Self::Store(_) => "check the database and try again",
             Self::Disabled(disabled) => disabled.remedy(),
         }
     }
@@ -94,7 +108,7 @@ impl ContractError {
     pub const fn violation(&self) -> Option<&Violation> {
         match self {
             Self::Unmet(violation) | Self::Broken(violation) => Some(violation),
-            Self::Call(_) | Self::Contract(_) | Self::Disabled(_) => None,
+            Self::Call(_) | Self::Contract(_) | Self::Store(_) | Self::Disabled(_) => None,
         }
     }
 }
@@ -114,6 +128,12 @@ impl std::error::Error for ContractError {}
 impl From<Disabled> for ContractError {
     fn from(disabled: Disabled) -> Self {
         Self::Disabled(disabled)
+    }
+}
+
+impl From<StoreError> for ContractError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 

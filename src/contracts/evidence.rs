@@ -1,7 +1,8 @@
 //! What contracts put on record: names and words, never content.
 
+use super::about::About;
 use super::error::Violation;
-use super::model::{About, Condition, Contract, Of, Promise};
+use super::model::{Condition, Contract, Of, Promise};
 use crate::audit::{AuditEvent, Kind};
 use crate::call::Action;
 
@@ -31,8 +32,8 @@ pub(super) fn passed(about: &About, contract: &str, when: When) -> AuditEvent {
         .with("when", when.as_str())
 }
 
-/// A contract that came into force in this process.
-pub(super) fn registered(contract: &Contract) -> AuditEvent {
+/// A contract that came into force: in this process, or in all.
+pub(super) fn registered(contract: &Contract, decision: &str) -> AuditEvent {
     let requires: Vec<String> = contract.requires.iter().map(Condition::word).collect();
     let ensures: Vec<String> = contract.ensures.iter().map(Promise::word).collect();
     let tools: Vec<&str> = match &contract.of {
@@ -40,12 +41,19 @@ pub(super) fn registered(contract: &Contract) -> AuditEvent {
         Of::Any | Of::Nothing | Of::Both => vec!["*"],
     };
     AuditEvent::system(None, Kind::ContractPolicyRegistered)
-        .decision("registered")
+        .decision(decision)
         .with("contract", &contract.name)
         .with("tools", tools)
         .with("requires", requires)
         .with("ensures", ensures)
         .with("fails_when_broken", contract.fails_when_broken())
+}
+
+/// A stored contract that is in force no more.
+pub(super) fn removed(name: &str) -> AuditEvent {
+    AuditEvent::system(None, Kind::ContractPolicyRegistered)
+        .decision("removed")
+        .with("contract", name)
 }
 
 /// On which side of the call.

@@ -7,13 +7,18 @@
 //! record as `contract.violated`, with what was required and what was found, in words.
 //!
 //! [`Governance::run`](crate::Governance::run) asks by itself; code that cannot be wrapped takes a
-//! [`Guard`]. Contracts live in the process that registers them: their checks are its code.
+//! [`Guard`]. A contract is registered in the code of a process ([`Contracts::register`]), or stored for
+//! all ([`Contracts::store`]), where it names checks that each process [defines](Contracts::define); both
+//! apply, and what either refuses is refused. A stored contract that names a check which is not defined
+//! here, or that cannot be read, refuses; but if it could be read before, that version goes on.
 //!
 //! | The store is | `NotHalted`, `ScopeAllowed`, custom, results | `BudgetAvailable`, `Approved` | `Audited` |
 //! |---|---|---|---|
 //! | reachable | decided | asked | the entry is committed |
 //! | unreachable or hung | decided from what is loaded | refused at the deadline | the entry is in the journal, synced |
 //! | the same, and the journal cannot be written | as above | as above | refused |
+//!
+//! Stored contracts stay in force as they were read, and their age is known ([`ContractsStatus`]).
 //!
 //! ```no_run
 //! # async fn example(contracts: portcullis::contracts::Contracts, me: portcullis::Principal) -> Result<(), Box<dyn std::error::Error>> {
@@ -35,27 +40,33 @@
 //! # }
 //! ```
 
+mod about;
 mod ask;
+mod book;
+mod declared;
+mod document;
 mod error;
 mod evidence;
 mod guard;
 mod model;
+mod registry;
 
 #[cfg(test)]
 mod tests;
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
-
+pub use about::About;
+pub use declared::{Field, Is, Named};
 pub use error::{ContractError, InvalidContract, Violation};
 pub use guard::Guard;
-pub use model::{About, Check, Condition, Contract, OnBroken, Predicate, Promise};
+pub use model::{Check, Condition, Contract, OnBroken, Predicate, Promise};
+pub use registry::ContractsStatus;
 
+use self::book::Book;
 use self::evidence::When;
 use crate::audit::{Audit, Receipt};
 use crate::call::{Parts, Principal};
@@ -63,7 +74,7 @@ use crate::cost::Cost;
 use crate::error::{Disabled, ErrorKind};
 use crate::halt::Halt;
 use crate::scope::Scope;
-use crate::store::Store;
+use crate::store::{Policies, PolicyWatch, Store, StoreError};
 
 /// The contracts of one tenant. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug)]
@@ -85,7 +96,8 @@ pub(crate) struct Around {
 #[derive(Debug)]
 struct Shared {
     around: Around,
-    contracts: ArcSwap<BTreeMap<String, Arc<Contract>>>,
+    book: Arc<Book>,
+    stored: PolicyWatch<book::Read>,
     approved_by: OnceLock<ApprovedBy>,
 }
 
@@ -101,11 +113,16 @@ impl fmt::Debug for ApprovedBy {
 }
 
 impl Contracts {
-    pub(crate) fn new(_store: Store, around: Around) -> Self {
+    pub(crate) fn new(store: Store, around: Around) -> Self {
+        let book: Arc<Book> = Arc::default();
+        let applied = Arc::clone(&book);
+        let stored = Policies::new(store, "contracts");
+        let stored = stored.watch(book::read, move |changes| applied.apply(changes));
         Self {
             shared: Arc::new(Shared {
                 around,
-                contracts: ArcSwap::default(),
+                book,
+                stored,
                 approved_by: OnceLock::new(),
             }),
             off: None,
@@ -140,47 +157,16 @@ impl Contracts {
     }
 
     /// Reads what is stored, and begins to hear of changes.
-    #[expect(clippy::unused_async, reason = "contracts live in their process")]
-    pub(crate) async fn load(&self) -> Result<(), crate::store::StoreError> {
-        Ok(())
-    }
-
-    /// Completes what was handed to the background.
-    #[expect(clippy::unused_async, reason = "nothing is handed there")]
-    pub(crate) async fn shutdown(&self) {}
-
-    /// Puts a contract in force in this process, in place of one of the same name. On record as
-    /// `contract.policy_registered`.
-    ///
-    /// # Errors
-    ///
-    /// [`ContractError::Contract`] names the method by which something was said that cannot be: a
-    /// contract of no calls, one that asks for nothing, or one that contradicts itself.
-    /// [`ContractError::Disabled`] if the host switched contracts off.
-    ///
-    /// # Cancel safety
-    ///
-    /// Once begun it is in force; its entry may be missing if the future is dropped.
-    pub async fn register(&self, contract: Contract) -> Result<(), ContractError> {
-        let shared = self.on()?;
-        contract.validate()?;
-        let event = evidence::registered(&contract);
-        let contract = Arc::new(contract);
-        shared.contracts.rcu(|all| {
-            let mut all = BTreeMap::clone(all);
-            all.insert(contract.name.clone(), Arc::clone(&contract));
-            all
-        });
-        if let Receipt::Lost { id, error } = shared.around.audit.log(event).await {
-            tracing::error!(%id, %error, "a contract that is in force is not on record");
+    pub(crate) async fn load(&self) -> Result<(), StoreError> {
+        if self.is_on() {
+            self.shared.stored.start().await?;
         }
         Ok(())
     }
 
-    /// The names of the contracts that are in force in this process.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.shared.contracts.load().keys().cloned().collect()
+    /// Stops following changes. What is in force stays.
+    pub(crate) fn shutdown(&self) {
+        self.shared.stored.stop();
     }
 
     /// Asks what must hold before a call; what the enforcement point and every guard ask.
@@ -193,21 +179,24 @@ impl Contracts {
         digest: &[u8; 32],
         approval: AskedBy,
     ) -> Result<Passed, ContractError> {
-        let contracts: Vec<Arc<Contract>> = self
-            .on()?
-            .contracts
-            .load()
-            .values()
-            .filter(|contract| contract.applies_to(parts.action))
-            .cloned()
-            .collect();
+        let of = self.on()?.book.of(parts.action);
         let about = Arc::new(About::of(parts, digest));
+        let refused = |violation: Violation| {
+            let event = evidence::violated(&about, &violation, When::Before, true);
+            self.shared.around.audit.log_detached(event);
+            ContractError::Unmet(violation)
+        };
+        // One that cannot be read, and never could: nobody knows which calls it is of.
+        let contracts = of.map_err(|contract| {
+            refused(Violation {
+                contract,
+                required: "readable".to_owned(),
+                found: "unreadable",
+            })
+        })?;
         for contract in &contracts {
-            if let Err(violation) = self.meets(contract, parts, &about, digest, approval).await {
-                let event = evidence::violated(&about, &violation, When::Before, true);
-                self.shared.around.audit.log_detached(event);
-                return Err(ContractError::Unmet(violation));
-            }
+            let met = self.meets(contract, parts, &about, digest, approval).await;
+            met.map_err(refused)?;
         }
         Ok(Passed { contracts, about })
     }
@@ -221,6 +210,14 @@ impl Contracts {
         approval: AskedBy,
     ) -> Result<(), Violation> {
         let around = &self.shared.around;
+        // What cannot be asked afterwards is refused now.
+        for promise in &contract.ensures {
+            if let Promise::Named(named) = promise
+                && self.shared.book.check(named).is_none()
+            {
+                return Err(violation(contract, promise.word(), "not_defined"));
+            }
+        }
         let mut last = None;
         for condition in &contract.requires {
             let found = match condition {
@@ -234,6 +231,7 @@ impl Contracts {
                     ask::approved(self.shared.approved_by.get(), about, digest).await
                 }
                 Condition::Custom(check) => ask::custom(check, Arc::clone(about)).await,
+                Condition::Named(named) => self.named(named, about).await,
                 // Its entry says that all the others hold.
                 Condition::Audited => {
                     last = Some(condition);
@@ -272,7 +270,8 @@ impl Contracts {
                 let mut kept = true;
                 for (promise, seen) in contract.ensures.iter().zip(seen) {
                     let found = match promise {
-                        Promise::Completed | Promise::Result(_) => seen,
+                        Promise::Completed | Promise::Result(_) | Promise::Field(_) => seen,
+                        Promise::Named(named) => this.named(named, &about).await,
                         Promise::Custom(check) => ask::custom(check, Arc::clone(&about)).await,
                         Promise::Audited => this.end_audited(contract, &about, receipt).await,
                     };
@@ -292,6 +291,14 @@ impl Contracts {
                 }
             }
             broken.map_or(Ok(()), |violation| Err(ContractError::Broken(violation)))
+        }
+    }
+
+    /// Asks the check that goes by a name; one that nobody has defined here is a no.
+    async fn named(&self, named: &Named, about: &Arc<About>) -> ask::Found {
+        match self.shared.book.check(named) {
+            Some(check) => ask::custom(&check, Arc::clone(about)).await,
+            None => Err("not_defined"),
         }
     }
 
@@ -321,8 +328,9 @@ fn seen(promise: &Promise, ending: &Ending<'_>) -> ask::Found {
     match promise {
         Promise::Completed if !ending.completed => Err("failed"),
         Promise::Result(predicate) if ending.completed => ask::result(predicate, ending.result),
+        Promise::Field(field) if ending.completed => field.of(ending.result),
         // A call that failed has no result.
-        Promise::Completed | Promise::Result(_) | Promise::Audited | Promise::Custom(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 

@@ -8,15 +8,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::about::About;
+use super::declared::{Field, Named};
 use super::error::InvalidContract;
-use crate::call::{Action, Parts, Principal};
+use crate::call::Action;
 use crate::ids::is_well_formed;
 use crate::usage::Ceiling;
 
 /// The most conditions and promises of one contract, together.
 const MOST: usize = 64;
 /// The longest that a check may take.
-const LONGEST: Duration = Duration::from_mins(1);
+pub(super) const LONGEST: Duration = Duration::from_mins(1);
 
 /// What must hold before and after the calls of some tools.
 ///
@@ -201,26 +203,19 @@ impl Contract {
                 "has predicates of results of two types, which no call has",
             );
         }
-        let checks = self
-            .requires
-            .iter()
-            .filter_map(|condition| match condition {
-                Condition::Custom(check) => Some(check),
-                _ => None,
-            });
-        let after = self.ensures.iter().filter_map(|promise| match promise {
-            Promise::Custom(check) => Some(check),
-            _ => None,
-        });
-        for check in checks.chain(after) {
-            if !is_well_formed(&check.name) {
-                return wrong("custom", "must have a name that is an id");
+        for condition in &self.requires {
+            match condition {
+                Condition::Custom(check) => check.validate()?,
+                Condition::Named(named) => named.validate()?,
+                _ => {}
             }
-            if check.deadline.is_zero() || check.deadline > LONGEST {
-                return wrong(
-                    "custom",
-                    "must have a deadline of more than nothing and at most 60 s",
-                );
+        }
+        for promise in &self.ensures {
+            match promise {
+                Promise::Custom(check) => check.validate()?,
+                Promise::Named(named) => named.validate()?,
+                Promise::Field(field) => field.validate()?,
+                _ => {}
             }
         }
         Ok(())
@@ -252,6 +247,8 @@ pub enum Condition {
     NotHalted,
     /// A check of the host's.
     Custom(Check),
+    /// A check of the host's that each process defines under a name.
+    Named(Named),
 }
 
 impl Condition {
@@ -275,7 +272,9 @@ impl Condition {
             Self::Approved => "approved".to_owned(),
             Self::Audited => "audited".to_owned(),
             Self::NotHalted => "not_halted".to_owned(),
-            Self::Custom(check) => format!("custom:{}", check.name),
+            Self::Custom(Check { name, .. }) | Self::Named(Named { name, .. }) => {
+                format!("custom:{name}")
+            }
         }
     }
 }
@@ -290,8 +289,12 @@ pub enum Promise {
     Completed,
     /// The result is as it must be. A call that failed has none, and is not asked.
     Result(Predicate),
+    /// A part of the result is as it must be; as [`Result`](Self::Result) otherwise.
+    Field(Field),
     /// A check of the host's.
     Custom(Check),
+    /// A check of the host's that each process defines under a name.
+    Named(Named),
 }
 
 impl Promise {
@@ -323,8 +326,12 @@ impl Promise {
         match self {
             Self::Audited => "audited".to_owned(),
             Self::Completed => "completed".to_owned(),
-            Self::Result(predicate) => format!("result:{}", predicate.name),
-            Self::Custom(check) => format!("custom:{}", check.name),
+            Self::Result(Predicate { name, .. }) | Self::Field(Field { name, .. }) => {
+                format!("result:{name}")
+            }
+            Self::Custom(Check { name, .. }) | Self::Named(Named { name, .. }) => {
+                format!("custom:{name}")
+            }
         }
     }
 }
@@ -334,13 +341,13 @@ type Answer = Pin<Box<dyn Future<Output = Option<bool>> + Send>>;
 /// A check of the host's.
 #[derive(Clone)]
 pub struct Check {
-    name: String,
+    pub(super) name: String,
     pub(super) deadline: Duration,
     pub(super) ask: Arc<dyn Fn(Arc<About>) -> Answer + Send + Sync>,
 }
 
 impl Check {
-    fn new<F, Fut, E>(name: impl Into<String>, deadline: Duration, ask: F) -> Self
+    pub(crate) fn new<F, Fut, E>(name: impl Into<String>, deadline: Duration, ask: F) -> Self
     where
         F: Fn(Arc<About>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<bool, E>> + Send + 'static,
@@ -355,6 +362,22 @@ impl Check {
             deadline,
             ask: Arc::new(answer),
         }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), InvalidContract> {
+        let wrong = |problem| {
+            Err(InvalidContract {
+                field: "custom",
+                problem,
+            })
+        };
+        if !is_well_formed(&self.name) {
+            return wrong("must have a name that is an id");
+        }
+        if self.deadline.is_zero() || self.deadline > LONGEST {
+            return wrong("must have a deadline of more than nothing and at most 60 s");
+        }
+        Ok(())
     }
 }
 
@@ -383,78 +406,6 @@ impl fmt::Debug for Predicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Predicate")
             .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What a check is told of a call.
-#[derive(Clone)]
-pub struct About {
-    principal: Principal,
-    action: Action,
-    resource: Option<String>,
-    args: Option<String>,
-    completed: Option<bool>,
-    pub(super) digest: [u8; 32],
-}
-
-impl About {
-    pub(super) fn of(parts: &Parts<'_>, digest: &[u8; 32]) -> Self {
-        Self {
-            principal: parts.principal.clone(),
-            action: parts.action.clone(),
-            resource: parts.resource.map(str::to_owned),
-            args: parts.args.map(str::to_owned),
-            completed: None,
-            digest: *digest,
-        }
-    }
-
-    pub(super) fn ended(&self, completed: bool) -> Self {
-        Self {
-            completed: Some(completed),
-            ..self.clone()
-        }
-    }
-
-    /// Who makes the call.
-    #[must_use]
-    pub const fn principal(&self) -> &Principal {
-        &self.principal
-    }
-
-    /// What is called.
-    #[must_use]
-    pub const fn action(&self) -> &Action {
-        &self.action
-    }
-
-    /// What is acted on.
-    #[must_use]
-    pub fn resource(&self) -> Option<&str> {
-        self.resource.as_deref()
-    }
-
-    /// The arguments, as canonical JSON.
-    #[must_use]
-    pub fn args(&self) -> Option<&str> {
-        self.args.as_deref()
-    }
-
-    /// Whether the call completed; `None` before it began.
-    #[must_use]
-    pub const fn completed(&self) -> Option<bool> {
-        self.completed
-    }
-}
-
-impl fmt::Debug for About {
-    /// Without the arguments, which are the caller's content.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("About")
-            .field("principal", &self.principal)
-            .field("action", &self.action)
-            .field("completed", &self.completed)
             .finish_non_exhaustive()
     }
 }

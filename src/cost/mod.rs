@@ -56,6 +56,7 @@ mod settle;
 mod snapshot;
 mod spender;
 mod state;
+mod status;
 mod store;
 mod sweep;
 mod take;
@@ -81,12 +82,14 @@ pub use settings::{CostSettings, Warning};
 pub use snapshot::{ModelSpend, Snapshot, Tally, WindowSnapshot};
 pub use spender::{Reserved, Spender};
 pub use state::State;
+pub use status::{CostFault, CostStatus};
 pub use window::{Period, Rolling, UtcMonth, Window};
 
 use self::combine::Queue;
 use self::lease::Leases;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
+use self::status::{Pulse, Sweeping};
 use self::store::{CostStore, Registered};
 use crate::audit::{Audit, AuditEvent, AuditKeys, AuditOptions};
 use crate::call::Principal;
@@ -136,6 +139,7 @@ impl Cost {
             leases: Leases::new(),
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(false),
+            pulse: Pulse::default(),
         });
         core.audit.redeem(note::MODULE, note::taker(&core));
         let (queue, jobs) = mpsc::unbounded_channel();
@@ -159,7 +163,7 @@ impl Cost {
             }
         }));
         task::spawn(settle::work(Arc::clone(&core), jobs, queue.downgrade()));
-        task::spawn(sweep::watch(Arc::clone(&core), stopped));
+        task::spawn(sweep::watch(Sweeping::begin(&core), stopped));
         // Decoding the price list takes tens of milliseconds; the first call should not wait for it.
         tokio::task::spawn_blocking(Prices::warm);
         let inner = Arc::new(Inner { queue, stop });
@@ -455,9 +459,11 @@ impl Cost {
 
     fn hand_over(&self, job: Job) {
         // The worker outlives every sender, unless the runtime is gone; then the lease decides.
+        self.core().pulse.begin_ending();
         if let Err(mpsc::error::SendError(Message::End(job))) =
             self.handle.inner.queue.send(Message::End(Box::new(job)))
         {
+            self.core().pulse.end_ending();
             tracing::error!(id = %job.held.id, "the runtime is gone; a reservation stays charged until its lease runs out");
         }
     }

@@ -15,6 +15,7 @@ use super::record;
 use super::reservation::{Held, Settled, Spent};
 use super::settings::CostSettings;
 use super::state::State;
+use super::status::Pulse;
 use super::store::{Admission, CostStore, Demand, Finish, Finished, Whose};
 use super::{Cost, price};
 use crate::audit::{Audit, AuditEvent, Receipt};
@@ -148,6 +149,8 @@ pub(super) struct Core {
     pub(super) closing: AtomicBool,
     /// Whether the audit journal has been given something to keep.
     pub(super) kept: AtomicBool,
+    /// How its background tasks are.
+    pub(super) pulse: Pulse,
 }
 
 impl Core {
@@ -251,11 +254,13 @@ impl Core {
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;
         loop {
-            let error = match self.perform(job).await {
+            let answer = self.perform(job).await;
+            let away = matches!(&answer, Err(error) if error.kind() == ErrorKind::Unavailable);
+            self.tried_to_end(answer.as_ref().err().filter(|_| away));
+            let error = match answer {
                 Ok(settled) => return Ok(settled),
                 Err(error) => error,
             };
-            let away = error.kind() == ErrorKind::Unavailable;
             if !away || tries == TRIES || self.closing.load(Ordering::Relaxed) {
                 return Err(error);
             }
@@ -332,13 +337,16 @@ pub(super) async fn work(
                 continue;
             }
         };
-        match core.persist(&job).await {
+        let ended = core.persist(&job).await;
+        core.pulse.end_ending();
+        match ended {
             Ok(_) => {}
             // The statement that may have made it can still be running: look once more when it
             // cannot be any longer.
             Err(CostError::NoReservation { .. }) if matches!(job.ending, Ending::Forget) => {
                 if !job.second_look {
-                    look_again(*job, core.store.deadline(), again.clone());
+                    core.pulse.begin_ending();
+                    look_again(Arc::clone(&core), *job, again.clone());
                 }
             }
             // Somebody else was faster: the sweeper, or a late settlement.
@@ -352,12 +360,14 @@ pub(super) async fn work(
     }
 }
 
-fn look_again(mut job: Job, after: Duration, queue: mpsc::WeakUnboundedSender<Message>) {
+fn look_again(core: Arc<Core>, mut job: Job, queue: mpsc::WeakUnboundedSender<Message>) {
     job.second_look = true;
     task::spawn(async move {
-        tokio::time::sleep(after).await;
-        if let Some(queue) = queue.upgrade() {
-            let _ = queue.send(Message::End(Box::new(job)));
+        tokio::time::sleep(core.store.deadline()).await;
+        let queued = queue.upgrade();
+        let queued = queued.map(|queue| queue.send(Message::End(Box::new(job))));
+        if !matches!(queued, Some(Ok(()))) {
+            core.pulse.end_ending();
         }
     });
 }

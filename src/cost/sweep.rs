@@ -1,6 +1,5 @@
 //! Leases that ran out: their reservations' outcome is unknown from then on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,6 +8,7 @@ use uuid::Uuid;
 
 use super::record;
 use super::settle::Core;
+use super::status::Sweeping;
 use crate::money::Usd;
 use crate::store::StoreError;
 
@@ -50,7 +50,8 @@ async fn slices(core: &Core, by: Uuid) -> Result<u64, StoreError> {
 }
 
 /// Sweeps until told to stop, or until the last handle is gone.
-pub(super) async fn watch(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn watch(sweeping: Sweeping, mut stopped: watch::Receiver<bool>) {
+    let core = &sweeping.0;
     let every = core.settings.sweep_every.max(Duration::from_millis(100));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,7 +60,9 @@ pub(super) async fn watch(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.changed() => return,
             _ = ticks.tick() => {}
         }
-        match once(&core).await {
+        let done = once(core).await;
+        core.swept(&done);
+        match done {
             Ok(0) => {}
             Ok(swept) => tracing::warn!(swept, "reservations of unknown outcome; resolve them"),
             Err(error) => tracing::warn!(%error, "could not sweep expired reservations"),

@@ -16,6 +16,7 @@ pub(super) fn text_of(call: &Call) -> Result<String, InvalidCall> {
     let mut out = format!("{} {}\n", parts.action.kind(), parts.action.name());
     let lines = [
         ("resource", parts.resource),
+        ("capability", parts.capability),
         ("api", parts.api),
         ("provider", parts.provider),
     ];
@@ -23,6 +24,9 @@ pub(super) fn text_of(call: &Call) -> Result<String, InvalidCall> {
         if let Some(value) = value {
             let _ = writeln!(out, "{name} {}", escape(value));
         }
+    }
+    for label in parts.labels {
+        let _ = writeln!(out, "label {}", escape(label));
     }
     if let Some(args) = parts.args {
         let _ = writeln!(out, "args {}", escape(args));

@@ -364,6 +364,8 @@ fn parts<'c>(who: &'c Principal, action: &'c Action, args: &'c str) -> Parts<'c>
         principal: who,
         action,
         resource: None,
+        capability: None,
+        labels: &[],
         api: None,
         args: Some(args),
         provider: None,

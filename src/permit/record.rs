@@ -140,6 +140,12 @@ fn about(parts: &Parts<'_>, kind: Kind, call: CallId, digest: &[u8; 32]) -> Audi
             .with("parent_agent", parent.agent_id().as_str())
             .with("parent_session", parent.session_id().as_str());
     }
+    if let Some(capability) = parts.capability {
+        event = event.with("capability", capability);
+    }
+    if !parts.labels.is_empty() {
+        event = event.with("labels", parts.labels);
+    }
     if let Some(resource) = parts.resource.filter(|text| text.len() <= MAX_RESOURCE) {
         event = event.with("resource", resource);
     }

@@ -1,8 +1,6 @@
 //! The line of each gate.
 
 use super::model::{Freshness, GatePosture, Loaded, StoreAway};
-use crate::audit::sha256;
-use crate::canon::Fields;
 use crate::error::Gate;
 use crate::governance::Governance;
 
@@ -87,19 +85,23 @@ impl Governance {
         if !self.contracts().is_on() {
             return line.off();
         }
-        let names = self.contracts().names();
-        let mut fields = Fields::labelled("portcullis/contracts-in-force/v1");
-        for name in &names {
-            fields.present(name.as_bytes());
+        let status = self.contracts().status();
+        line.unreadable(&status.broken, "every call is refused");
+        line.unreadable(&status.kept, "older ones are in force");
+        if let Some(names) = named(&status.undefined) {
+            line.lacks(format!(
+                "checks that contracts name are not defined in this program, and their calls are refused: define them with the builder's contract_check: {names}"
+            ));
         }
+        line.failing(status.failing);
         line.loaded = Some(Loaded {
-            stored: 0,
-            pinned: names.len(),
-            revision: 0,
-            // Their checks are code: the names are all that can be told of them.
-            hash: hex::encode(sha256(fields.as_bytes())),
-            as_of: None,
-            names,
+            stored: status.stored.len(),
+            pinned: status.registered.len(),
+            revision: status.revision,
+            // Of checks that are code, the names are all that can be told.
+            hash: hex::encode(self.contracts().in_force()),
+            as_of: status.looked_at,
+            names: self.contracts().names(),
         });
         line
     }
@@ -130,12 +132,26 @@ impl Governance {
         } else {
             StoreAway::Closed
         };
-        let line = GatePosture::new(Gate::Cost, away);
-        if self.cost().is_on() {
-            line
-        } else {
-            line.off()
+        let mut line = GatePosture::new(Gate::Cost, away);
+        if !self.cost().is_on() {
+            return line.off();
         }
+        let status = self.cost().status();
+        if !status.sweeping {
+            line.lacks("nobody looks for leases that ran out; open the handle again");
+        } else if status.sweep_late || status.sweep_failing {
+            line.lacks("leases that ran out are not found; check the database");
+        }
+        if status.slices_failing > 0 {
+            line.lacks(format!(
+                "what is spent of {} slices is not reported; check the database",
+                status.slices_failing
+            ));
+        }
+        if status.endings_failing {
+            line.lacks("what calls cost is not charged yet; check the database");
+        }
+        line
     }
 
     pub(super) fn evidence_line(&self) -> GatePosture {

@@ -61,6 +61,7 @@ impl Governance {
     /// Asks the database how things stand, and remembers what posture is to say of it.
     pub(crate) async fn look(&self) -> Result<StoreHealth, StoreError> {
         let health = self.store().health().await;
+        self.cost().look().await;
         let backlog = self.audit().backlog().await;
         let now = self.store().now();
         let mut last = self.last_look();

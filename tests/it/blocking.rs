@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use portcullis::{
     RunError, TenantId, Usd,
 };
 use serde_json::json;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::common::proxy::{Fault, Proxy};
 use crate::common::{connect, keys, principal};
@@ -153,6 +154,46 @@ fn f54_handles_that_are_made_again_and_again_find_the_pool_alive() {
         worker.join().unwrap();
         assert_eq!(count(&test, "tool.call.completed"), round);
     }
+}
+
+/// However many handles are opened, one after another or at once, and whatever they are asked: one
+/// runtime does it.
+#[test]
+fn f54_a_process_has_one_runtime_however_many_handles_it_opens() {
+    let test = fresh();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let see = {
+        let seen = Arc::clone(&seen);
+        move || {
+            let here = Handle::current().id();
+            seen.lock().unwrap().push(here);
+        }
+    };
+    let ask = || {
+        let gov = open(&test.database());
+        let (see, here) = (see.clone(), see.clone());
+        let check = Condition::custom("where", Duration::from_secs(30), move |_| {
+            see();
+            async { Ok::<_, io::Error>(true) }
+        });
+        let contract = Contract::new("where").for_any().requires(check);
+        gov.contracts().register(contract).unwrap();
+        let call = read_invoice(&principal("billing-agent"));
+        let guard = gov.contracts().guard(&call).unwrap();
+        guard.finish(Ending::completed(&())).unwrap();
+        block_on(async { here() });
+        // Dropped, and not shut down: the next handle must not find the runtime gone with it.
+    };
+    ask();
+    ask();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(ask);
+        }
+    });
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() >= 6, "{seen:?}");
+    assert!(seen.iter().all(|id| *id == seen[0]), "{seen:?}");
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod cli_operate;
 #[cfg(test)]
 mod common;
 mod contracts;
+mod contracts_stored;
 mod cost;
 mod cost_kill;
 mod cost_lease;
@@ -47,6 +48,8 @@ mod loops;
 mod mutations;
 #[cfg(test)]
 mod openai;
+#[cfg(test)]
+mod openai_halt;
 #[cfg(test)]
 mod openai_retry;
 #[cfg(test)]

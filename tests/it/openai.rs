@@ -27,7 +27,7 @@ pub(crate) fn request() -> CreateChatCompletionRequest {
         .expect("a request")
 }
 
-fn response_request() -> CreateResponse {
+pub(crate) fn response_request() -> CreateResponse {
     CreateResponseArgs::default()
         .model("gpt-4o")
         .input("Say hello")

@@ -1,10 +1,12 @@
 //! The enforcement point: gates in order, decisions on record first, permits that cannot be lost.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portcullis::audit::{Entry, JournalSettings, Query};
+use portcullis::contracts::{About, Condition, Contract};
 use portcullis::cost::Budget;
 use portcullis::scope::ScopePolicy;
 use portcullis::store::TestDatabase;
@@ -352,6 +354,9 @@ async fn a_permit_is_bound_to_its_call() {
         Call::tool(&me, "read_invoice").args(&json!({"a": 1})),
         Call::tool(&me, "read_invoice").args(&json!({"a": "1"})),
         Call::tool(&me, "read_invoice").resource("inv_1"),
+        Call::tool(&me, "read_invoice").capability("inv_1"),
+        Call::tool(&me, "read_invoice").label("inv_1"),
+        Call::tool(&me, "read_invoice").label("inv_1").label("x"),
         Call::tool(&principal("billing-agent"), "read_invoice"),
     ] {
         let permit = gov.authorize(&call).await.unwrap();
@@ -373,7 +378,74 @@ async fn a_permit_is_bound_to_its_call() {
     let ab = same(Call::tool(&me, "read_invoice").args(&json!({"a": 1, "b": 2}))).await;
     let ba = same(Call::tool(&me, "read_invoice").args(&json!({"b": 2, "a": 1}))).await;
     assert_eq!(ab, ba, "the order of keys does not matter");
+    let ab = same(Call::tool(&me, "read_invoice").label("a").label("b")).await;
+    let ba = same(
+        Call::tool(&me, "read_invoice")
+            .label("b")
+            .label("a")
+            .label("b"),
+    )
+    .await;
+    assert_eq!(ab, ba, "nor does that of labels");
     gov.shutdown().await;
+}
+
+/// What is said of a call is on record with the decision, is what a contract's check is told, and must
+/// be ids.
+#[tokio::test]
+async fn a_calls_capability_and_labels_are_on_record_and_known_to_contracts() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let (gov, me) = governed(&test).await;
+    let check = Condition::custom(
+        "untainted",
+        Duration::from_secs(30),
+        async |about: Arc<About>| {
+            let known = about.capability() == Some("invoices.read");
+            Ok::<_, Infallible>(known && !about.labels().contains(&"untrusted".to_owned()))
+        },
+    );
+    let contract = Contract::new("untainted").for_any().requires(check);
+    gov.contracts().register(contract).await.unwrap();
+    let call = || {
+        Call::tool(&me, "read_invoice")
+            .capability("invoices.read")
+            .label("pii")
+    };
+    let permit = gov.authorize(&call()).await.unwrap();
+    permit.release().await;
+    let refused = gov.authorize(&call().label("untrusted")).await.unwrap_err();
+    assert_eq!(refused.gate(), Gate::Contracts);
+    let mut many = call();
+    for n in 0..16 {
+        many = many.label(format!("label-{n}"));
+    }
+    for wrong in [call().capability("no id"), call().label("no id"), many] {
+        let refused = gov.authorize(&wrong).await.unwrap_err();
+        assert_eq!(
+            (refused.gate(), refused.kind()),
+            (Gate::Call, ErrorKind::Misuse)
+        );
+    }
+    gov.shutdown().await;
+    let mut admin = connect(&test.options()).await;
+    let said: Vec<(String, String)> = sqlx::query_as(
+        "SELECT kind, metadata FROM portcullis.entries
+          WHERE metadata LIKE '%\"capability\":\"invoices.read\"%' ORDER BY recorded_at, seq",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    let with = |label: &str| said.iter().filter(|(_, text)| text.contains(label)).count();
+    assert_eq!(
+        with("\"labels\":[\"pii\"]"),
+        2,
+        "decided and started: {said:?}"
+    );
+    assert_eq!(
+        with("\"labels\":[\"pii\",\"untrusted\"]"),
+        1,
+        "refused: {said:?}"
+    );
 }
 
 #[tokio::test]

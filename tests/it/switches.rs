@@ -1,5 +1,6 @@
 //! Modules that the host switches off, what is then refused, and what `strict` refuses to open over.
 
+mod health;
 mod modules;
 mod posture;
 
@@ -21,7 +22,7 @@ fn id(name: &str) -> AgentId {
     AgentId::parse(name).unwrap()
 }
 
-fn policy(agent: &str) -> ScopePolicy {
+pub(crate) fn policy(agent: &str) -> ScopePolicy {
     ScopePolicy::new(id(agent)).allow_tools(["x"]).unwrap()
 }
 
@@ -196,7 +197,7 @@ async fn a_pin_of_the_builder_is_its_tenants() {
 const APP: &str = "portcullis_test_strict";
 
 /// A database with an application role, and that role's view of it.
-async fn with_role() -> (TestDatabase, Database) {
+pub(crate) async fn with_role() -> (TestDatabase, Database) {
     let test = TestDatabase::fresh().await.unwrap();
     let mut admin = connect(&test.options()).await;
     let role = "DO $$ BEGIN CREATE ROLE portcullis_test_strict;

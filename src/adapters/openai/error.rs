@@ -54,7 +54,8 @@ impl Ungoverned {
     }
 }
 
-/// The [`Refusal`] inside an error of the client, however deep it is wrapped.
+/// The [`Refusal`] inside an error of the client, however deep it is wrapped; also in the one that ends
+/// a stream whose agent was halted.
 ///
 /// ```no_run
 /// # async fn ask(client: async_openai::Client<async_openai::config::OpenAIConfig>,
@@ -70,7 +71,10 @@ impl Ungoverned {
 /// ```
 #[must_use]
 pub fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
-    find(error)
+    find(error).or_else(|| match find::<OpenAIError>(error) {
+        Some(OpenAIError::JSONDeserialize(_, data)) => super::halted::in_event(data),
+        _ => None,
+    })
 }
 
 /// The [`Ungoverned`] inside an error of the client, however deep it is wrapped.

@@ -50,8 +50,9 @@
 //! | 4xx (not 408), 429, 500, 501, 503, no connection | nothing |
 //! | 408, 502, 504, any other 5xx, a connection that breaks after sending | unknown: the larger of seen and reserved |
 //! | a stream that is cut, or that the application drops | unknown |
+//! | its agent [halted](crate::halt) after sending | unknown; nothing more reaches the application |
 //! | no usage, or numbers that cannot be true | unknown, never zero |
-//! | the caller gone before sending, or between two attempts | nothing |
+//! | the caller gone, or the agent halted, before sending or between two attempts | nothing |
 //!
 //! | Prompt | Tokens reserved |
 //! |---|---|
@@ -69,10 +70,15 @@
 //!
 //! # What the application sees
 //!
-//! The response, byte for byte. A chat stream reports its usage only if asked, so the adapter asks
+//! The response, byte for byte, a stream by whole events. A chat stream reports its usage only if asked, so the adapter asks
 //! (`stream_options.include_usage`), and withholds that chunk if the application did not ask for it
 //! too: a chunk without choices is a trap for `choices[0]`. Some compatible servers refuse the
 //! option: see [`Governed::stream_usage`].
+//!
+//! When the agent is halted, or its session, its tenant, everything or an agent that started it, what is
+//! under way stops: the connection is closed, whether the application reads or not, and a call without
+//! an answer ends with the refusal. A stream ends with it, too: its last event has data that the client
+//! cannot read, and [`refusal`] finds it in the error that the client makes of that; then the body fails.
 //!
 //! A denied call is an [`OpenAIError::Boxed`](async_openai::error::OpenAIError); [`refusal`] finds
 //! the [`Refusal`](crate::Refusal) in it. Attempts are repeated below the gate, under one
@@ -93,6 +99,7 @@
 mod body;
 mod error;
 mod estimate;
+mod halted;
 mod meter;
 mod reader;
 mod request;

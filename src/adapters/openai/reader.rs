@@ -19,8 +19,6 @@ const LONGEST_EVENT: usize = 16 << 20;
 pub(super) struct Reader {
     splitter: Splitter,
     meter: Meter,
-    /// Bytes are held back until it is known what they are.
-    withhold: bool,
     /// The fate of the newest piece.
     verdict: Verdict,
     /// Of what the application has, up to the end of the event that closed the stream.
@@ -33,23 +31,22 @@ impl Reader {
         Self {
             splitter: Splitter::new(LONGEST_EVENT),
             meter: Meter::new(input, withhold),
-            withhold,
             verdict: Verdict::Pass,
             seen: Sha256::new(),
         }
     }
 
-    /// Reads `bytes`, and gives back those that the application may have.
-    pub(super) fn read(&mut self, bytes: Bytes) -> Bytes {
+    /// Reads `bytes`, and gives back those that the application may have: whole events, held back until
+    /// it is known what they are. Half of one could not be taken back if the stream is stopped there.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Bytes {
         let Self {
             splitter,
             meter,
-            withhold,
             verdict,
             seen,
         } = self;
         let mut passed = Vec::new();
-        splitter.push(&bytes, |piece| {
+        splitter.push(bytes, |piece| {
             let open = !meter.is_closed();
             let piece = match piece {
                 Piece::Event(event) => {
@@ -71,11 +68,9 @@ impl Reader {
             if open {
                 seen.update(&piece);
             }
-            if *withhold {
-                passed.extend(piece);
-            }
+            passed.extend(piece);
         });
-        if self.withhold { passed.into() } else { bytes }
+        passed.into()
     }
 
     /// The stream has said that nothing follows, though the connection may not be over.
@@ -93,15 +88,11 @@ impl Reader {
         if !self.is_closed() {
             self.seen.update(&rest);
         }
-        self.withhold.then(|| rest.into())
+        Some(rest.into())
     }
 
     /// How the call ends if nothing more is read.
     pub(super) fn end(&mut self) -> End {
-        // Without withholding, the application has the beginning of an event that is not over yet.
-        if !self.withhold {
-            self.finish();
-        }
         self.meter.end(mem::take(&mut self.seen).finalize().into())
     }
 }

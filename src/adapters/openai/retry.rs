@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use reqwest::{Request, Response};
 
 use super::body::Metered;
+use super::halted::Switch;
 use crate::Permit;
 use crate::coverage::Registered;
 
@@ -75,6 +76,7 @@ pub(super) async fn send(
     http: &reqwest::Client,
     request: Request,
     retries: u32,
+    switch: &Switch,
     held: &mut Option<Held>,
 ) -> Result<Response, OpenAIError> {
     let mut request = request;
@@ -91,7 +93,9 @@ pub(super) async fn send(
             mark(held, false);
         }
         let (result, wait) = match result {
-            Ok(response) if is_transient(response.status()) => examine(response, attempt).await?,
+            Ok(response) if is_transient(response.status()) => {
+                examine(response, attempt, switch).await?
+            }
             Err(error) if error.is_connect() => (Err(error), Some(backoff(attempt))),
             result => (result, None),
         };
@@ -142,6 +146,7 @@ fn is_transient(status: StatusCode) -> bool {
 async fn examine(
     response: Response,
     attempt: u32,
+    switch: &Switch,
 ) -> Result<(Result<Response, reqwest::Error>, Option<Duration>), OpenAIError> {
     let told_not_to = header(response.headers(), "x-should-retry") == Some("false");
     let wait = named_wait(response.headers()).unwrap_or_else(|| backoff(attempt));
@@ -150,7 +155,7 @@ async fn examine(
         return Ok((Ok(response), worth.then_some(wait)));
     }
     // A 429 is also what an account without money gets, and that does not pass by waiting.
-    let (response, body) = peek(response, LONGEST_ERROR)
+    let (response, body) = peek(response, LONGEST_ERROR, switch)
         .await
         .map_err(OpenAIError::Reqwest)?;
     let broke = body
@@ -163,6 +168,7 @@ async fn examine(
 pub(super) async fn peek(
     mut response: Response,
     limit: usize,
+    switch: &Switch,
 ) -> Result<(Response, Bytes), reqwest::Error> {
     let mut body = Vec::new();
     while body.len() <= limit {
@@ -174,7 +180,7 @@ pub(super) async fn peek(
     }
     let beginning = Bytes::from(body.clone());
     let response = with_body(response, |rest| {
-        reqwest::Body::wrap(Metered::rest(body, rest))
+        reqwest::Body::wrap(Metered::rest(body, rest, switch.clone()))
     });
     Ok((response, beginning))
 }

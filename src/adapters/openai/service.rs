@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::Settings;
 use super::body::Metered;
 use super::error::{Ungoverned, boxed};
+use super::halted::Switch;
 use super::meter::{End, Meter};
 use super::reader::Reader;
 use super::request::{Endpoint, ModelRequest, endpoint};
@@ -57,13 +58,17 @@ impl GovernedService {
             Endpoint::Unmetered(family) => Err(boxed(Ungoverned::Endpoint { family })),
             Endpoint::Free => {
                 self.check(request.url()).await?;
-                send(http, request, self.settings.retries, &mut None).await
+                let (switch, mut held) = (self.switch(), None);
+                let sent = send(http, request, self.settings.retries, &switch, &mut held);
+                switch.guard(sent).await
             }
             model @ (Endpoint::Chat | Endpoint::Responses) => {
                 let asked = self.amend(model, &mut request).map_err(boxed)?;
                 let call = self.call(&asked, request.url());
                 let permit = self.settings.gov.authorize(&call).await.map_err(boxed)?;
-                self.govern(http, request, &asked, permit).await
+                let switch = self.switch();
+                let governed = self.govern(http, request, &asked, permit, &switch);
+                switch.guard(Box::pin(governed)).await
             }
         }
     }
@@ -96,6 +101,10 @@ impl GovernedService {
         }
     }
 
+    fn switch(&self) -> Switch {
+        Switch::new(&self.settings.gov, &self.settings.principal)
+    }
+
     fn call(&self, asked: &ModelRequest, url: &Url) -> Call {
         let settings = &self.settings;
         let mut call = Call::model(&settings.principal, asked.model.as_str())
@@ -118,10 +127,11 @@ impl GovernedService {
         request: Request,
         asked: &ModelRequest,
         permit: Permit,
+        switch: &Switch,
     ) -> Result<Response, OpenAIError> {
         let client = covered(&self.settings.gov, request.url());
         let mut held = Some(Held::new(permit, client));
-        let result = send(http, request, self.settings.retries, &mut held).await;
+        let result = send(http, request, self.settings.retries, switch, &mut held).await;
         let Some(held) = held else { return result };
         if held.is_free() {
             if let Some(permit) = held.take() {
@@ -138,9 +148,9 @@ impl GovernedService {
             return Ok(response);
         }
         if is_events(&response, asked.stream) {
-            return Ok(metered(response, permit, asked));
+            return Ok(metered(response, permit, asked, switch));
         }
-        settled(response, permit, asked).await
+        settled(response, permit, asked, switch).await
     }
 }
 
@@ -155,10 +165,12 @@ pub(super) fn covered(gov: &Governance, url: &Url) -> Option<Registered> {
 }
 
 /// A streaming response, metered while it is read.
-fn metered(response: Response, permit: Permit, asked: &ModelRequest) -> Response {
+fn metered(response: Response, permit: Permit, asked: &ModelRequest, switch: &Switch) -> Response {
+    let legible = !response.headers().contains_key(CONTENT_ENCODING);
     let mut response = with_body(response, |body| {
         let reader = Reader::new(asked.input, asked.withhold);
-        reqwest::Body::wrap(Metered::stream(body, permit, reader))
+        let switch = switch.clone();
+        reqwest::Body::wrap(Metered::stream(body, permit, reader, legible, switch))
     });
     if asked.withhold {
         response.headers_mut().remove(CONTENT_LENGTH);
@@ -172,8 +184,9 @@ async fn settled(
     response: Response,
     permit: Permit,
     asked: &ModelRequest,
+    switch: &Switch,
 ) -> Result<Response, OpenAIError> {
-    let (response, body) = peek(response, LONGEST_BODY)
+    let (response, body) = peek(response, LONGEST_BODY, switch)
         .await
         .map_err(OpenAIError::Reqwest)?;
     let mut meter = Meter::new(asked.input, false);

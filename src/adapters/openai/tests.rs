@@ -39,7 +39,7 @@ fn through(bytes: &[u8], cuts: Vec<usize>, withhold: bool) -> (String, End) {
     let mut reader = Reader::new(Some(100), withhold);
     let (mut out, mut end) = (Vec::new(), None);
     for frame in frames(bytes, cuts) {
-        out.extend(reader.read(frame));
+        out.extend(reader.read(&frame));
         if reader.is_closed() {
             end.get_or_insert_with(|| reader.end());
         }
@@ -415,7 +415,7 @@ fn f28_a_stream_without_the_last_word_is_unknown() {
     // However short: nothing of it is free.
     for length in 0..cut.len() {
         let mut reader = Reader::new(Some(100), true);
-        reader.read(Bytes::copy_from_slice(&cut.as_bytes()[..length]));
+        reader.read(&cut.as_bytes()[..length]);
         assert!(matches!(reader.end(), End::Unknown(_)), "{length}");
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Hold {
     until_wall: AtomicI64,
     /// What a slice is, far from the limit.
     full: [AtomicI64; UNITS],
+    /// Whether it could not be reported or renewed the last time.
+    failing: AtomicBool,
     /// Whether the keeper has been told that it is short.
     pub(super) told: AtomicBool,
     /// It is not spent from any more.
@@ -107,6 +109,7 @@ impl Hold {
             until: AtomicU64::new(0),
             until_wall: AtomicI64::new(0),
             full: Default::default(),
+            failing: AtomicBool::new(false),
             told: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             dry_until: AtomicU64::new(0),
@@ -156,6 +159,17 @@ impl Hold {
     pub(super) fn kill(&self) {
         self.until.store(0, Ordering::Release);
         self.dead.store(true, Ordering::Release);
+    }
+
+    /// Whether it could not be reported or renewed the last time.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
+    }
+
+    /// Whether something is spent of it that is not reported; so it is while it is being reported.
+    pub(super) fn is_unreported(&self) -> bool {
+        let books = self.books.try_lock();
+        books.map_or(true, |books| self.slice.spent() != books.reported)
     }
 
     pub(super) async fn books(&self) -> MutexGuard<'_, Books> {
@@ -221,7 +235,9 @@ impl Hold {
             return Ok(Outcome::Gone);
         }
         let answer = self.exchange_once(core, books, lease, wish).await;
+        self.failing.store(answer.is_err(), Ordering::Release);
         if let Err(error) = &answer {
+            core.fault("report what was spent of a slice", &error.clone().into());
             books.failed = Some((core.leases.mono(), error.clone()));
         }
         answer

@@ -45,6 +45,7 @@ use self::hold::{Hold, Of, nanos};
 use self::plan::{MOST_SHARES, Plans};
 use super::engine::Split;
 use super::settle::Core;
+use super::status::Slices;
 use crate::call::Principal;
 use crate::ids::ModelName;
 use crate::money::Usd;
@@ -195,6 +196,22 @@ impl Leases {
 
     fn current(&self) -> MutexGuard<'_, HashMap<Of, Arc<Hold>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What they come to.
+    pub(super) fn count(&self) -> Slices {
+        let mut all = Slices {
+            leaving: self.leaving.load(Ordering::Acquire),
+            ..Slices::default()
+        };
+        let old = self.old().clone();
+        let current: Vec<_> = self.current().values().cloned().collect();
+        for hold in old.iter().chain(&current) {
+            all.held += 1;
+            all.unreported += usize::from(hold.is_unreported());
+            all.failing += usize::from(hold.is_failing());
+        }
+        all
     }
 
     fn old(&self) -> MutexGuard<'_, Vec<Arc<Hold>>> {

@@ -232,6 +232,25 @@ impl CostStore {
             .await
     }
 
+    /// How many budgets the tenant has.
+    pub(in crate::cost) async fn count_budgets(&self) -> Result<u64, StoreError> {
+        let count: i64 = self
+            .store
+            .run_idempotent("count the budgets", || async move {
+                let row = sqlx::query(
+                    "SELECT count(DISTINCT name) AS budgets
+                       FROM portcullis.budgets
+                      WHERE tenant_id = $1",
+                )
+                .bind(self.tenant())
+                .fetch_optional_in(&self.store)
+                .await?;
+                row.map_or(Ok(0), |row| row.try_get("budgets"))
+            })
+            .await?;
+        Ok(count.unsigned_abs())
+    }
+
     /// Every budget of the tenant, by name.
     pub(in crate::cost) async fn list_budgets(&self) -> Result<Vec<Budget>, StoreError> {
         let rows = self

@@ -16,6 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -36,6 +37,8 @@ pub(crate) struct Behaviour {
     pub(crate) cut: Option<usize>,
     /// Stops sending there, and keeps the connection.
     pub(crate) stall: Option<usize>,
+    /// Goes on after that when told to.
+    pub(crate) resume: Option<Arc<Notify>>,
     /// Sends every byte in a frame of its own.
     pub(crate) bytewise: bool,
     /// Ends lines as the older half of the world does.
@@ -75,6 +78,7 @@ impl Default for Behaviour {
             tier: None,
             cut: None,
             stall: None,
+            resume: None,
             bytewise: false,
             crlf: false,
             tool_call: false,
@@ -120,6 +124,8 @@ impl Seen {
 pub(crate) struct Server {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// How many connections are open.
+    open: watch::Sender<usize>,
 }
 
 impl Server {
@@ -130,9 +136,13 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
+        let open = watch::Sender::new(0);
+        let count = open.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let (behaviour, log) = (behaviour.clone(), Arc::clone(&log));
+                let count = count.clone();
+                count.send_modify(|open| *open += 1);
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
                         answer(request, behaviour.clone(), Arc::clone(&log))
@@ -140,10 +150,15 @@ impl Server {
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(socket), service)
                         .await;
+                    count.send_modify(|open| *open -= 1);
                 });
             }
         });
-        Self { address, seen }
+        Self {
+            address,
+            seen,
+            open,
+        }
     }
 
     /// The URL under which everything is.
@@ -156,6 +171,21 @@ impl Server {
             .with_api_base(self.base())
             .with_api_key("not-a-key");
         Client::with_config(config)
+    }
+
+    /// Waits until the client has closed every connection.
+    pub(crate) async fn closed(&self) {
+        let mut open = self.open.subscribe();
+        let closed = open.wait_for(|open| *open == 0);
+        let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+        closed.expect("it is closed").expect("the server lives");
+    }
+
+    /// Waits until `number` requests have arrived.
+    pub(crate) async fn arrived(&self, number: usize) {
+        while self.seen().len() < number {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The requests that arrived.
@@ -229,9 +259,18 @@ fn deliver(behaviour: &Behaviour, stream: bool, text: String) -> Response<Body> 
         .map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk))))
         .collect();
     let (cut, stall) = (behaviour.cut.is_some(), behaviour.stall.is_some());
+    let (rest, resume) = (
+        Bytes::copy_from_slice(&text.as_bytes()[end..]),
+        behaviour.resume.clone(),
+    );
     let tail = futures_util::stream::once(async move {
-        if stall {
-            std::future::pending::<()>().await;
+        match resume {
+            Some(resume) => {
+                resume.notified().await;
+                return Ok(Frame::data(rest));
+            }
+            None if stall => std::future::pending::<()>().await,
+            None => {}
         }
         // Lets what was sent before arrive, and be seen, first.
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -183,7 +183,13 @@ async fn contracts_that_are_off_refuse_every_call_and_are_not_asked() {
     let contract = Contract::new("refunds").for_tools(["refund"]);
     let contract = contract.requires(Condition::Approved);
     for refused in [
-        gov.contracts().register(contract).await,
+        gov.contracts().register(contract.clone()).await,
+        gov.contracts().store(contract.clone()).await,
+        gov.contracts().store_all([contract]).await,
+        gov.contracts().remove("refunds").await.map(drop),
+        gov.contracts().reload().await,
+        gov.contracts()
+            .define("x", Duration::from_secs(1), async |_| Ok::<_, ()>(true)),
         gov.contracts().guard(&refund(&me)).await.map(drop),
         gov.contracts()
             .guard(&Call::tool(&me, "no such\nname"))
@@ -198,6 +204,8 @@ async fn contracts_that_are_off_refuse_every_call_and_are_not_asked() {
         assert_names(disabled, Module::Contracts);
     }
     assert!(gov.contracts().names().is_empty());
+    let status = gov.contracts().status();
+    assert!(status.switched_off && status.is_ok());
     lets_through(&gov, &refund(&me)).await;
     let line = gov.posture().of(Gate::Contracts).cloned().unwrap();
     assert_eq!(

@@ -113,7 +113,7 @@ async fn loops_approvals_and_contracts_are_named_by_what_is_in_force() {
     let contract = contract.requires(Condition::NotHalted);
     one.contracts().register(contract).await.unwrap();
     assert_eq!(loaded(&one, Gate::Contracts).names, ["refunds"]);
-    assert_eq!(one.health().await.contracts, ["refunds"]);
+    assert_eq!(one.health().await.contracts.registered, ["refunds"]);
     for gov in [one, two] {
         gov.shutdown().await;
     }

@@ -202,8 +202,14 @@ impl Contracts {
             .cloned()
             .collect();
         let about = Arc::new(About::of(parts, digest));
+        // Asked once, for asking uses it up: one approval of the call serves all of its contracts.
+        let mut approved = match approval {
+            AskedBy::EnforcementPoint => Some(Ok(())),
+            AskedBy::Contract => None,
+        };
         for contract in &contracts {
-            if let Err(violation) = self.meets(contract, parts, &about, digest, approval).await {
+            let met = self.meets(contract, parts, &about, digest, &mut approved);
+            if let Err(violation) = met.await {
                 let event = evidence::violated(&about, &violation, When::Before, true);
                 self.shared.around.audit.log_detached(event);
                 return Err(ContractError::Unmet(violation));
@@ -218,7 +224,7 @@ impl Contracts {
         parts: &Parts<'_>,
         about: &Arc<About>,
         digest: &[u8; 32],
-        approval: AskedBy,
+        approved: &mut Option<ask::Found>,
     ) -> Result<(), Violation> {
         let around = &self.shared.around;
         let mut last = None;
@@ -229,10 +235,13 @@ impl Contracts {
                 Condition::BudgetAvailable(ceiling) => {
                     ask::budget_available(around, about, ceiling).await
                 }
-                Condition::Approved if approval == AskedBy::EnforcementPoint => Ok(()),
-                Condition::Approved => {
-                    ask::approved(self.shared.approved_by.get(), about, digest).await
-                }
+                Condition::Approved => match *approved {
+                    Some(found) => found,
+                    None => {
+                        let by = self.shared.approved_by.get();
+                        *approved.insert(ask::approved(by, about, digest).await)
+                    }
+                },
                 Condition::Custom(check) => ask::custom(check, Arc::clone(about)).await,
                 // Its entry says that all the others hold.
                 Condition::Audited => {

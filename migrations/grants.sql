@@ -81,7 +81,7 @@ BEGIN
         EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
         EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);
-        EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', app);
+        EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens, portcullis.approval_tokens_issued TO %I', app);
         CONTINUE WHEN NOT named.resumes;
         EXECUTE format('GRANT INSERT ON portcullis.halt_resumptions TO %I', app);
     END LOOP;

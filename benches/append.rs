@@ -32,6 +32,8 @@ mod beside;
 mod ceiling;
 #[path = "common/mod.rs"]
 mod common;
+#[path = "append/cpu.rs"]
+mod cpu;
 #[path = "append/processes.rs"]
 mod processes;
 
@@ -45,6 +47,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::common::Server;
+use crate::cpu::{Cpu, Meter};
 
 pub(crate) const ROUND: Duration = Duration::from_millis(1_200);
 pub(crate) const ROUNDS: usize = 5;
@@ -63,6 +66,7 @@ fn main() {
 
 async fn parent() {
     let server = Server::start().await;
+    let meter = Meter::of(server.data());
     if server.is_own() {
         settle_in(&mut server.options().connect().await.unwrap()).await;
     }
@@ -97,7 +101,7 @@ async fn parent() {
     for callers in [8, 64, 512] {
         if wanted(&callers.to_string()) {
             checkpoint(&mut connection).await;
-            many_callers(&options, &audit, callers, "").await;
+            many_callers(&options, &audit, &meter, callers, "").await;
         }
     }
     if wanted("64-verifying") {
@@ -107,7 +111,7 @@ async fn parent() {
     audit.shutdown().await;
     if wanted("64-checkpoints") {
         checkpoint(&mut connection).await;
-        beside::checkpoints(&options).await;
+        beside::checkpoints(&options, &meter).await;
     }
     if wanted("4-processes") {
         checkpoint(&mut connection).await;
@@ -174,6 +178,7 @@ async fn one_caller(options: &PgConnectOptions, audit: &Audit) {
 pub(crate) async fn many_callers(
     options: &PgConnectOptions,
     audit: &Audit,
+    meter: &Meter,
     callers: usize,
     what: &str,
 ) {
@@ -185,12 +190,20 @@ pub(crate) async fn many_callers(
     .await;
     run(callers, ROUND / 3, |events| log(audit.clone(), events)).await;
     let before = audit.stats();
+    let (mut copy_cpu, mut ours_cpu) = (Cpu::default(), Cpu::default());
     for _ in 0..ROUNDS {
+        let start = meter.read();
         copy.push(run(callers, ROUND, |rows| ceiling::copy(queue.clone(), rows)).await);
+        let between = meter.read();
         ours.push(run(callers, ROUND, |events| log(audit.clone(), events)).await);
+        copy_cpu.add(start, between);
+        ours_cpu.add(between, meter.read());
     }
+    let events = |runs: &[Run]| runs.iter().map(|run| run.micros.len()).sum();
     describe(&format!("group copy/{callers}"), &copy);
+    copy_cpu.describe("group copy", events(&copy));
     describe(&format!("append/{callers}"), &ours);
+    ours_cpu.describe("append", events(&ours));
     round_trips(audit, before);
     let (rate, ceiling) = (median(&ours, Run::rate), median(&copy, Run::rate));
     println!(

@@ -77,9 +77,10 @@ CREATE INDEX entries_agent_idx
 CREATE INDEX entries_parent_idx
     ON portcullis.entries (tenant_id, parent_id) WHERE parent_id IS NOT NULL;
 
--- The second wall behind the grants: nothing changes or removes an entry.
+-- The second wall behind the grants: nothing changes or removes an entry. Every trigger function has a search path of its
+-- own: whoever writes must not choose what a function's names mean.
 CREATE FUNCTION portcullis.refuse_change() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'portcullis.% is append-only: % refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'insufficient_privilege';

@@ -49,7 +49,7 @@ CREATE TABLE portcullis.trees (
 );
 
 CREATE FUNCTION portcullis.refuse_rewrite() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NEW.tenant_id = OLD.tenant_id AND NEW.level = OLD.level AND NEW.tile_no = OLD.tile_no
        AND substring(NEW.hashes FROM 1 FOR octet_length(OLD.hashes)) = OLD.hashes THEN
@@ -61,7 +61,7 @@ END
 $$;
 
 CREATE FUNCTION portcullis.refuse_shrink() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NEW.tenant_id = OLD.tenant_id AND NEW.origin = OLD.origin AND NEW.size > OLD.size THEN
         RETURN NEW;

@@ -100,7 +100,7 @@ CREATE INDEX approval_requests_person_idx
     ON portcullis.approval_requests (tenant_id, portcullis.folded(agent_id));
 
 CREATE FUNCTION portcullis.check_approval_request() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF NEW.state <> 'pending' OR NEW.voters <> '{}' OR NEW.approved_digest IS NOT NULL
@@ -237,7 +237,7 @@ CREATE INDEX approval_grants_agent_idx
     WHERE uses_left > 0 AND revoked_at IS NULL;
 
 CREATE FUNCTION portcullis.check_approval_grant() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (OLD.tenant_id, OLD.grant_id, OLD.agent_id, OLD.tools, OLD.what_digest, OLD.policy_hash, OLD.granted_by,
         OLD.voter, OLD.uses, OLD.granted_at, OLD.expires_at)
@@ -268,7 +268,7 @@ CREATE TRIGGER approval_grants_no_truncate
 -- windows and charges them, could raise what holds its agents. A call may be short in several budgets: they agree to all
 -- of them, and the request is named after one.
 CREATE FUNCTION portcullis.check_raise() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF has_column_privilege('portcullis.budgets', 'usd_limit', 'UPDATE') OR EXISTS (
         SELECT
@@ -295,7 +295,7 @@ CREATE TRIGGER budget_raises_agreed_to
 -- After the statement, so that the raise is there by which a limit grew. What is charged changes no limit, and does not
 -- come here; a window that is opened does.
 CREATE FUNCTION portcullis.check_limits() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF has_column_privilege('portcullis.budgets', 'usd_limit', 'UPDATE') THEN
         RETURN NULL;

@@ -1,6 +1,10 @@
 -- What the application's roles may do, the operators', and the archivist's. Run by `migrate` with the roles' names in
 -- settings, so that %I quotes them; idempotent. Not a numbered migration: it is run whenever a role is named.
 
+-- Nobody runs our functions but our own triggers: some run as the owner, and whoever could attach one to a table of his own
+-- would have whatever its casts and operators call run as the owner, too.
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA portcullis FROM PUBLIC;
+
 -- The application and the operators. Every role that was ever named is given what it needs now: whoever names the
 -- operators once need not name the application again, nor the other way round.
 DO $$
@@ -99,6 +103,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA portcullis TO %I', archivist);
     EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA portcullis FROM %I', archivist);
     EXECUTE format('GRANT SELECT ON portcullis.schema_migrations TO %I', archivist);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION portcullis.kept_kinds() TO %I', archivist);
     -- What it does is on record as everything is.
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON portcullis.entries TO %I', archivist);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.chains TO %I', archivist);

@@ -9,13 +9,14 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
+use super::cpu::Meter;
 use super::{ROUND, ROUNDS, Run, SECRET, describe, log, many_callers, median, processes, run};
 
 const CALLERS: usize = 64;
 const SEED: &str = "5f60718293a4b5c6d7e8f901a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
 
 /// As many callers, with checkpoints made by the same process, as often as they are by default.
-pub(crate) async fn checkpoints(options: &PgConnectOptions) {
+pub(crate) async fn checkpoints(options: &PgConnectOptions, meter: &Meter) {
     let keys = AuditKeys::single(Secret::parse(SECRET).unwrap());
     let key = LogKey::new("audit.example/bench", &Secret::parse(SEED).unwrap()).unwrap();
     let gov = Governance::builder(Database::options(options.clone()), keys)
@@ -39,7 +40,7 @@ pub(crate) async fn checkpoints(options: &PgConnectOptions) {
         before = now;
         tokio::time::sleep(2 * ROUND).await;
     }
-    many_callers(options, gov.audit(), CALLERS, "-checkpoints").await;
+    many_callers(options, gov.audit(), meter, CALLERS, "-checkpoints").await;
     println!(
         "  {} entries came under checkpoints meanwhile",
         size().await - before

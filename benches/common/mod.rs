@@ -38,6 +38,13 @@ impl Server {
         self.own.is_some()
     }
 
+    /// Where its files are, if it is ours.
+    #[allow(dead_code, reason = "not every benchmark asks")]
+    pub(crate) fn data(&self) -> Option<PathBuf> {
+        let (_, directory) = self.own.as_ref()?;
+        Some(directory.join("data"))
+    }
+
     /// For an administrator.
     #[allow(dead_code, reason = "not every benchmark needs one")]
     pub(crate) fn options(&self) -> PgConnectOptions {

@@ -53,6 +53,7 @@ mod read;
 pub mod retention;
 mod rotate;
 mod row;
+mod several;
 mod store;
 mod stored;
 mod verify;
@@ -85,6 +86,7 @@ pub use writer::{AuditStats, DrainReport, JournalFinding, Moved};
 pub(crate) use writer::{Redeem, Redeemed};
 
 use self::anchor::Anchor;
+use self::several::Several;
 use self::writer::{WeakWriter, Writer};
 pub use crate::canon::{JsonError as MetadataError, JsonRule as MetadataRule, Metadata};
 use crate::ids::{EventId, TenantId};
@@ -269,10 +271,9 @@ impl Audit {
     /// Once the event is queued, which takes no waiting unless the queue is full, it is recorded
     /// whether or not the future is dropped. Recording the same event again is safe.
     pub async fn append(&self, event: AuditEvent) -> Result<Recorded, AuditError> {
-        self.append_all(vec![event])
-            .await?
-            .pop()
-            .ok_or(AuditError::Closed)
+        let sealed = self.writer.seal(Several::one(event))?;
+        let recorded = self.writer.append(&sealed).await?;
+        recorded.last().ok_or(AuditError::Closed)
     }
 
     /// Records all of `events` in one batch, next to each other in one chain, or none of them.
@@ -287,7 +288,9 @@ impl Audit {
     ///
     /// As [`append`](Self::append).
     pub async fn append_all(&self, events: Vec<AuditEvent>) -> Result<Vec<Recorded>, AuditError> {
-        self.writer.append(events).await
+        let sealed = self.writer.seal(events.into())?;
+        let recorded = self.writer.append(&sealed).await?;
+        Ok(recorded.into_vec())
     }
 
     /// Records `event` behind the caller's back: nothing waits for it, and nothing blocks.

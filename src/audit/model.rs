@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::error::AuditError;
 use super::identity::AgentKeyId;
 use super::keys::{MacKey, Tag, sha256};
 use super::kind::{AppKind, Kind};
+use super::several::Several;
 use crate::call::Principal;
-use crate::canon::Metadata;
+use crate::canon::{Metadata, Pieces};
 use crate::ids::{AgentId, EventId, JournalId, ModelName, SessionId, UserId};
 use crate::time::Timestamp;
 
@@ -45,7 +45,7 @@ pub struct AuditEvent {
     pub(super) input: Option<Tag>,
     pub(super) output: Option<Tag>,
     pub(super) decision: Option<String>,
-    pub(super) metadata: Result<Map<String, Value>, AuditError>,
+    pub(super) metadata: Result<Pieces, AuditError>,
 }
 
 impl AuditEvent {
@@ -74,7 +74,7 @@ impl AuditEvent {
             input: None,
             output: None,
             decision: None,
-            metadata: Ok(Map::new()),
+            metadata: Ok(Pieces::default()),
         }
     }
 
@@ -142,16 +142,10 @@ impl AuditEvent {
     /// Adds one piece of metadata. See [`Metadata`] for what it may be.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Serialize) -> Self {
-        if let Ok(map) = &mut self.metadata {
-            let key = key.into();
-            match Metadata::value(&key, &value) {
-                Ok(value) => {
-                    if map.insert(key.clone(), value).is_some() {
-                        self.metadata = Err(Metadata::duplicate(&key).into());
-                    }
-                }
-                Err(error) => self.metadata = Err(error.into()),
-            }
+        if let Ok(pieces) = &mut self.metadata
+            && let Err(error) = pieces.put(key.into(), &value)
+        {
+            self.metadata = Err(error.into());
         }
         self
     }
@@ -160,7 +154,7 @@ impl AuditEvent {
     ///
     /// `now` is when it happened if the caller does not say; `content` keys the hashes.
     pub(super) fn seal(self, now: Timestamp, content: &MacKey) -> Result<Draft, AuditError> {
-        let metadata = Metadata::from_map(self.metadata?)?;
+        let metadata = self.metadata?.into_metadata()?;
         if let Some(decision) = &self.decision
             && (decision.is_empty() || decision.len() > MAX_DECISION || decision.contains('\0'))
         {
@@ -193,14 +187,14 @@ impl AuditEvent {
 /// Events on their way into one batch, shared by whoever waits for them and whoever writes them.
 #[derive(Debug)]
 pub(super) struct Sealed {
-    drafts: Vec<Draft>,
+    drafts: Several<Draft>,
     in_journal: AtomicBool,
 }
 
 impl Sealed {
-    pub(super) const fn new(drafts: Vec<Draft>) -> Self {
+    pub(super) fn new(drafts: impl Into<Several<Draft>>) -> Self {
         Self {
-            drafts,
+            drafts: drafts.into(),
             in_journal: AtomicBool::new(false),
         }
     }
@@ -212,9 +206,9 @@ impl Sealed {
 }
 
 impl std::ops::Deref for Sealed {
-    type Target = [Draft];
+    type Target = Several<Draft>;
 
-    fn deref(&self) -> &[Draft] {
+    fn deref(&self) -> &Several<Draft> {
         &self.drafts
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GovernanceBuilder;
-use crate::cost::Warning;
+use crate::cost::{LeaseSettings, Warning};
 use crate::gates::ApprovalNotifier;
 use crate::halt::HaltSettings;
 use crate::presence::PresenceSettings;
@@ -43,6 +43,13 @@ impl GovernanceBuilder {
     /// charged.
     pub fn reservation_lease(mut self, lease: Duration) -> Self {
         self.options.cost.lease = lease;
+        self
+    }
+
+    /// How slices of [leased](crate::cost::Budget::leased) budgets are held: how long one outlives its last
+    /// report, how often it is reported, how long it may lie unused (30 seconds, 1 second, 10 seconds).
+    pub fn budget_leases(mut self, settings: LeaseSettings) -> Self {
+        self.options.cost.leases = settings;
         self
     }
 

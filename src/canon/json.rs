@@ -10,10 +10,12 @@ use strict::Strict;
 mod document;
 mod flat;
 mod parse;
+mod pieces;
 mod strict;
 
 pub(crate) use document::{BadDocument, Document};
 pub(crate) use flat::{Flat, FlatWriter};
+pub(crate) use pieces::Pieces;
 
 /// The most keys of an object of metadata, and of all objects within it together.
 const MAX_KEYS: usize = 64;
@@ -84,18 +86,6 @@ impl Metadata {
         parse::unique_keys(&self.0).unwrap_or(Value::Null)
     }
 
-    /// One value of metadata, as it will be written under `key`.
-    pub(crate) fn value(key: &str, value: &impl Serialize) -> Result<Value, JsonError> {
-        value
-            .serialize(Strict::METADATA)
-            .map_err(|error| strict::under(key, &error))
-    }
-
-    /// The error of a key that was given twice.
-    pub(crate) fn duplicate(key: &str) -> JsonError {
-        JsonError::at(key, JsonRule::DuplicateKey)
-    }
-
     /// Checks and writes a whole object.
     pub(crate) fn from_map(map: serde_json::Map<String, Value>) -> Result<Self, JsonError> {
         Self::from_value(&Value::Object(map))
@@ -110,9 +100,11 @@ impl Metadata {
         let Value::Object(_) = value else {
             return Err(JsonError::at("", JsonRule::NotAnObject));
         };
-        let mut keys = 0;
-        check(value, &mut Vec::new(), &mut keys)?;
-        let text = write_text(value);
+        check(value, None, &mut 0)?;
+        Self::of_text(write_text(value))
+    }
+
+    fn of_text(text: String) -> Result<Self, JsonError> {
         if text.len() > MAX_BYTES {
             return Err(JsonError::at("", JsonRule::TooLarge { bytes: text.len() }));
         }
@@ -126,24 +118,60 @@ impl fmt::Display for Metadata {
     }
 }
 
-fn check<'v>(value: &'v Value, path: &mut Vec<&'v str>, keys: &mut usize) -> Result<(), JsonError> {
-    if let Some(rule) = broken(value, path.len(), keys) {
-        return Err(JsonError::at(&path.join("."), rule));
+/// Where a value stands.
+struct Path<'p> {
+    within: Option<&'p Self>,
+    key: &'p str,
+    depth: usize,
+}
+
+impl<'p> Path<'p> {
+    /// In the object itself.
+    const fn first(key: &'p str) -> Self {
+        Self {
+            within: None,
+            key,
+            depth: 1,
+        }
     }
-    let inner: Vec<(&str, &Value)> = match value {
-        Value::Array(items) => items.iter().map(|item| ("[]", item)).collect(),
+
+    fn under(within: Option<&'p Self>, key: &'p str) -> Self {
+        let depth = within.map_or(0, |within| within.depth) + 1;
+        Self { within, key, depth }
+    }
+
+    fn spell(&self) -> String {
+        match self.within {
+            None => self.key.to_owned(),
+            Some(within) => format!("{}.{}", within.spell(), self.key),
+        }
+    }
+}
+
+fn check(value: &Value, path: Option<&Path<'_>>, keys: &mut usize) -> Result<(), JsonError> {
+    let depth = path.map_or(0, |path| path.depth);
+    if let Some(rule) = broken(value, depth, keys) {
+        return Err(JsonError::at(
+            &path.map(Path::spell).unwrap_or_default(),
+            rule,
+        ));
+    }
+    match value {
+        Value::Array(items) => {
+            let at = Path::under(path, "[]");
+            items
+                .iter()
+                .try_for_each(|item| check(item, Some(&at), keys))
+        }
         Value::Object(map) => map
             .iter()
-            .map(|(key, value)| (key.as_str(), value))
-            .collect(),
-        _ => return Ok(()),
-    };
-    for (key, value) in inner {
-        path.push(key);
-        check(value, path, keys)?;
-        path.pop();
+            .try_for_each(|(key, item)| check(item, Some(&Path::under(path, key)), keys)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn has_nul(text: &str) -> bool {
+    text.as_bytes().contains(&0)
 }
 
 /// The rule that `value` itself breaks, what it holds aside.
@@ -156,15 +184,13 @@ fn broken(value: &Value, depth: usize, keys: &mut usize) -> Option<JsonRule> {
             None => Some(JsonRule::Float),
             Some(n) => (n.abs() > MAX_SAFE_INTEGER).then_some(JsonRule::Integer),
         },
-        Value::String(text) => text.contains('\0').then_some(JsonRule::Nul),
+        Value::String(text) => has_nul(text).then_some(JsonRule::Nul),
         Value::Object(map) => {
             *keys += map.len();
             if *keys > MAX_KEYS {
                 return Some(JsonRule::TooManyKeys);
             }
-            map.keys()
-                .any(|key| key.contains('\0'))
-                .then_some(JsonRule::Nul)
+            map.keys().any(|key| has_nul(key)).then_some(JsonRule::Nul)
         }
         Value::Null | Value::Bool(_) | Value::Array(_) => None,
     }
@@ -215,12 +241,23 @@ fn write_value(out: &mut String, value: &Value) {
         }
         Value::String(text) => write_string(out, text),
         // INVARIANT: null, booleans and numbers have one spelling each.
+        Value::Number(number) if !number.is_f64() => {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "{number}");
+        }
         scalar => out.push_str(&scalar.to_string()),
     }
 }
 
 fn write_string(out: &mut String, text: &str) {
     out.push('"');
+    // Nearly always: nothing in it is written otherwise. 0xE2 may begin a line separator.
+    let plain = |byte: u8| !matches!(byte, 0..=0x1f | b'"' | b'\\' | 0x7f | 0xe2);
+    if text.bytes().all(plain) {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),

@@ -9,7 +9,9 @@
 
 mod json;
 
-pub(crate) use json::{BadDocument, Document, Flat, FlatWriter, canonical_arguments, write_text};
+pub(crate) use json::{
+    BadDocument, Document, Flat, FlatWriter, Pieces, canonical_arguments, write_text,
+};
 pub use json::{JsonError, JsonRule, Metadata};
 
 /// Writes the fields of one thing, in order.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Cost;
 use super::error::CostError;
-use super::lease::{self, Part};
+use super::lease::{self, Ended, Part};
 use super::settle::{Ending, Job, Pending};
 use crate::call::Principal;
 use crate::ids::{CallId, ModelName, ReservationId};
@@ -316,7 +316,11 @@ impl Reservation {
             Some(job) => Some(Box::pin(Pending::new(&self.cost, job).complete()).await?),
             None => None,
         };
-        if let Some(rest) = self.cost.core().after_slices() {
+        let (of_slices, overran) = match of_slices {
+            Some(Ended { settled, overran }) => (Some(settled), overran),
+            None => (None, None),
+        };
+        if let Some(rest) = self.cost.core().after_slices(overran) {
             rest.await?;
         }
         match (by_statement, of_slices) {
@@ -334,7 +338,7 @@ impl Reservation {
         }
     }
 
-    fn end_part(&mut self, ending: &Ending) -> Option<Settled> {
+    fn end_part(&mut self, ending: &Ending) -> Option<Ended> {
         let part = self.part.take()?;
         // One id, one row: with a statement's part, this one is found by an id of its own.
         let id = if self.held.is_some() && matches!(ending, Ending::Unknown(_)) {

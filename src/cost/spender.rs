@@ -199,8 +199,8 @@ impl Reserved<'_> {
                     call: None,
                     ceiling: &ceiling,
                 };
-                let settled = core.end_part(part, &call, &ending);
-                if let Some(rest) = core.after_slices() {
+                let lease::Ended { settled, overran } = core.end_part(part, &call, &ending);
+                if let Some(rest) = core.after_slices(overran) {
                     rest.await?;
                 }
                 Ok(settled)

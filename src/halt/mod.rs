@@ -4,13 +4,13 @@
 //! whatever the halted agent wants, and whatever the agents want that it started. What is under way is
 //! told ([`Halt::until_halted`]). Nothing that an agent does lifts a halt: not a heartbeat, not
 //! closing itself, not starting anew under the same name. Who resumes must have a name that no agent has,
-//! and, where [`migrate`](crate::store::Migration::operator_role) was told of operators, a database role
-//! that the application lacks.
+//! and a database role that may: the [operators'](crate::store::Migration::operator_role), which the
+//! application lacks, or that of the tables' owner.
 //!
 //! [`Halt::check`] decides from memory and never waits. Changes are heard at once, and found by a poll
-//! every second where they are not. How old what is known is, counted from before the question was sent, is
-//! bounded by [`HaltSettings::stale_after`]: a halt that is older than that is in force here, or the
-//! state is stale, which is loud, and [`WhenStale`] decides.
+//! every second where they are not. How old what is known may be, counted from before the question was
+//! sent, [`HaltSettings::stale_after`] says: within that time a halt is in force here, or the state is
+//! stale, which is loud, and [`WhenStale`] decides.
 //!
 //! | The store is | [`Halt::check`] | [`Halt::halt`] | [`Halt::resume`] |
 //! |---|---|---|---|

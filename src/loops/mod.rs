@@ -4,16 +4,16 @@
 //! come back too often, or is it the next step of a round that was gone before? What is compared is a
 //! keyed fingerprint of the tool, its arguments and what came of it; nothing else is kept. Twenty
 //! calls at once of one tool with different arguments are no loop, and neither is a declared
-//! [`Poller`]. What counts, and what is done about it, says a [`LoopPolicy`]; an agent that has none,
+//! [`Poller`]. A [`LoopPolicy`] says what counts and what is done about it; an agent that has none,
 //! where none is [for any agent](LoopPolicy::for_any_agent), is not looked at.
 //!
-//! Decided is from memory. Only where sessions move between processes
-//! ([`LoopPolicy::shared`]) does the first call of a session that this process has not seen wait, for
-//! a second at most, for what others saw of it.
+//! It decides from memory. Only where sessions move between processes ([`LoopPolicy::shared`]) does
+//! the first call of a session that this process has not seen wait, for a second at most, for what
+//! others saw of it.
 //!
 //! | The store is | [`Loops::check`] | the same, sessions shared | [`Loops::observe`] |
 //! |---|---|---|---|
-//! | reachable | decides from memory | as well; the first call of a session reads what others saw of it | remembers |
+//! | reachable | decides from memory | the same; the first call of a session reads what others saw of it | remembers |
 //! | unreachable or hung | as before | sessions that are known as before; a new one is refused within a second, or goes on alone, on record and in [`Loops::status`]: [`WhenAway`] | as before |
 //!
 //! ```no_run

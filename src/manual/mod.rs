@@ -1,5 +1,5 @@
-//! The manual: what is guaranteed and what proves it, against whom, and what happens when things
-//! fail.
+//! The manual: what is guaranteed and what proves it, against whom, what happens when things fail, how
+//! it is operated, the format of bundles, and every tampering that was tried.
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}

@@ -8,7 +8,7 @@
 //! | The store is | [`authorize`](Governance::authorize) | [`Permit::settle`] |
 //! |---|---|---|
 //! | reachable | permits or refuses | records the outcome |
-//! | unreachable | goes on with the decision in the journal on the local disk, unless a budget must be asked | records the outcome there; the reserve stays charged until it can be settled |
+//! | unreachable | goes on with the decision in the journal on the local disk, unless a budget or a person must be asked | records the outcome there; the reserve stays charged until it can be settled |
 //! | the same, and the journal cannot be written | refuses: a decision that cannot be recorded is a no | says what could not be recorded |
 //!
 //! A gate that the host [switched off](crate::GovernanceBuilder::without) is not asked;

@@ -165,13 +165,14 @@ impl Store {
     pub(crate) async fn health(&self) -> Result<StoreHealth, StoreError> {
         let pool = self.pool();
         let now = self.now();
-        let (tables, triggers, grants, clock) = self
+        let (tables, triggers, grants, functions, clock) = self
             .run_idempotent("look at the database's health", || async move {
                 let mut tx = self.begin().await?;
                 let found = (
                     present_tables(&mut tx).await?,
                     enabled_triggers(&mut tx).await?,
                     excess_grants(&mut tx).await?,
+                    open_functions(&mut tx).await?,
                     database_clock(&mut tx).await?,
                 );
                 tx.commit().await?;
@@ -201,6 +202,18 @@ impl Store {
                     format!(
                         "this role may {} entries; only triggers stop it: use an application role",
                         grants.join(", ")
+                    )
+                },
+            },
+            Check {
+                name: "functions",
+                ok: functions.is_empty(),
+                detail: if functions.is_empty() {
+                    "only our own triggers run them".to_owned()
+                } else {
+                    format!(
+                        "anybody may run {}, some as the owner; run the migrations",
+                        functions.join(", ")
                     )
                 },
             },
@@ -274,6 +287,20 @@ async fn excess_grants(tx: &mut PgConnection) -> Result<Vec<String>, sqlx::Error
         "SELECT p.name
            FROM unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) AS p(name)
           WHERE has_table_privilege('portcullis.entries', p.name)",
+    )
+    .persistent(false)
+    .fetch_all(tx)
+    .await
+}
+
+/// Functions of ours that every role may execute, and so attach to tables of its own.
+async fn open_functions(tx: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT p.proname::text
+           FROM pg_catalog.pg_proc p
+           JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname = 'portcullis' AND has_function_privilege('public', p.oid, 'EXECUTE')
+          ORDER BY p.proname",
     )
     .persistent(false)
     .fetch_all(tx)

@@ -49,6 +49,7 @@ pub(crate) const MIGRATIONS: &[Step] = &[
     step!(14, "0014_loops", oldest_compatible: 11),
     step!(15, "0015_approvals", oldest_compatible: 11),
     step!(16, "0016_budget_leases", oldest_compatible: 11),
+    step!(17, "0017_new_entry", oldest_compatible: 11),
 ];
 
 /// How often the very first statement is tried: `CREATE .. IF NOT EXISTS` by several processes at
@@ -308,13 +309,15 @@ async fn keep_apart(tx: &mut PgConnection, app: Option<&str>) -> Result<(), Migr
                JOIN (VALUES ('portcullis.entries'::regclass, 'DELETE'),
                             ('portcullis.halt_resumptions'::regclass, 'INSERT')) AS kept (oid, privilege) ON true
                JOIN pg_catalog.pg_class c ON c.oid = kept.oid
-              CROSS JOIN LATERAL aclexplode(c.relacl) a
               WHERE (app.rolname = $1
                      OR app.rolname IN (SELECT r.role_name FROM portcullis.roles r WHERE r.part = 'application'))
                 AND NOT app.rolsuper
-                AND a.privilege_type = kept.privilege
-                AND a.grantee <> c.relowner
-                AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'MEMBER')))",
+                -- The owner may do all of it; a program that is the owner itself has no roles.
+                AND (app.oid <> c.relowner AND pg_has_role(app.oid, c.relowner, 'MEMBER')
+                     OR EXISTS (SELECT
+                                  FROM aclexplode(c.relacl) a
+                                 WHERE a.privilege_type = kept.privilege AND a.grantee <> c.relowner
+                                   AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'MEMBER')))))",
     )
     .bind(app)
     .persistent(false)
@@ -345,9 +348,9 @@ pub enum MigrateError {
         name: &'static str,
     },
     /// The application's role may remove entries or resume what is halted, by itself or as a member of
-    /// another role.
+    /// another role, be it the schema's owner.
     #[error(
-        "the application role may become the one that removes archived entries, or that resumes what is halted; give the archivist and the operators roles of their own, and revoke the membership"
+        "the application role may become the one that removes archived entries, or that resumes what is halted, or the schema's owner; give the archivist and the operators roles of their own, and revoke the membership"
     )]
     SharedRole,
     /// The schema does not serve this program.

@@ -254,10 +254,7 @@ async fn f53_nor_by_hand_past_this_crate() {
         let mut session = as_app.connect().await.unwrap();
         let sql = sqlx::AssertSqlSafe(attack.clone());
         let error = session.execute(sql).await.unwrap_err();
-        let code = error
-            .as_database_error()
-            .and_then(|e| e.code().map(|c| c.to_string()));
-        assert_eq!(code.as_deref(), Some("42501"), "{attack}: {error}");
+        assert_eq!(code(&error), "42501", "{attack}: {error}");
     }
     app.shutdown().await;
     operator.shutdown().await;
@@ -306,4 +303,124 @@ async fn f53_an_operators_role_is_no_applications_and_its_loss_gives_nothing_bac
         .await
         .unwrap();
     app.shutdown().await;
+}
+
+/// Some of them run as the owner: whoever could attach one to a table of his own would choose what else
+/// runs so.
+#[tokio::test]
+async fn f53_nobody_but_our_own_triggers_runs_our_functions() {
+    let test = split().await;
+    let mut admin = connect(&test.options()).await;
+    let functions: Vec<String> = sqlx::query_scalar(
+        "SELECT p.proname::text FROM pg_catalog.pg_proc p
+          WHERE p.pronamespace = 'portcullis'::regnamespace AND p.prorettype = 'trigger'::regtype",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    assert!(functions.len() > 10, "{functions:?}");
+    let as_app = test.options().options([("role", APP)]);
+    let mut session = as_app.connect().await.unwrap();
+    session
+        .execute("CREATE TEMPORARY TABLE mine (tenant_id text)")
+        .await
+        .unwrap();
+    for function in functions {
+        let attack = format!(
+            "CREATE TRIGGER mine BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION portcullis.{function}()"
+        );
+        let error = session.execute(sqlx::AssertSqlSafe(attack)).await;
+        assert_eq!(code(&error.unwrap_err()), "42501", "{function}");
+    }
+
+    let gov = governance(&test.database()).await.unwrap();
+    let looked = async || {
+        let checks = gov.health().await.store.unwrap().checks;
+        checks.into_iter().find(|check| check.name == "functions")
+    };
+    assert!(looked().await.unwrap().ok);
+    admin
+        .execute("GRANT EXECUTE ON FUNCTION portcullis.order_resumption() TO PUBLIC")
+        .await
+        .unwrap();
+    let found = looked().await.unwrap();
+    assert!(!found.ok && found.detail.contains("order_resumption"));
+    // The remedy that it names.
+    Migration::new(&test.database()).run().await.unwrap();
+    assert!(looked().await.unwrap().ok);
+    gov.shutdown().await;
+}
+
+/// A function of ours means the same whoever writes: names are not looked up where the writer says.
+#[tokio::test]
+async fn f53_what_our_functions_names_mean_is_not_the_writers_choice() {
+    let test = split().await;
+    let mut admin = connect(&test.options()).await;
+    let open: Vec<String> = sqlx::query_scalar(
+        "SELECT p.proname::text FROM pg_catalog.pg_proc p
+          WHERE p.pronamespace = 'portcullis'::regnamespace AND p.prorettype = 'trigger'::regtype
+            AND NOT coalesce(p.proconfig, '{}') @> ARRAY['search_path=pg_catalog, pg_temp']",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    assert_eq!(open, [String::new(); 0]);
+    let schema = format!("CREATE SCHEMA mine AUTHORIZATION {APP}");
+    admin.execute(sqlx::AssertSqlSafe(schema)).await.unwrap();
+    let app = governance(&as_role(&test, APP)).await.unwrap();
+    let permit = app.authorize(&read(1)).await.unwrap();
+    permit
+        .settle(Outcome::completed().cost(Usd::dollars(1)))
+        .await;
+    let as_app = test.options().options([("role", APP)]);
+    let mut session = as_app.connect().await.unwrap();
+    // It says that the role may write budgets.
+    session
+        .execute(
+            "CREATE FUNCTION mine.has_column_privilege(text, text, text) RETURNS boolean
+             LANGUAGE sql AS 'SELECT true'",
+        )
+        .await
+        .unwrap();
+    session
+        .execute("SET search_path = mine, pg_catalog")
+        .await
+        .unwrap();
+    let raise = session
+        .execute(
+            "INSERT INTO portcullis.budget_raises (tenant_id, raise_id, budget, period, window_key, usd, tokens, calls, raised_at)
+             SELECT w.tenant_id, 'x', w.budget, w.period, w.window_key, 9, 0, 0, now() FROM portcullis.budget_windows w",
+        )
+        .await;
+    assert_eq!(code(&raise.unwrap_err()), "42501");
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn f53_an_application_that_may_become_the_owner_is_refused() {
+    const OWNED: &str = "portcullis_test_owned";
+    let test = TestDatabase::fresh().await.unwrap();
+    let mut admin = connect(&test.options()).await;
+    let made = format!(
+        "DO $$ BEGIN CREATE ROLE {OWNED};
+         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+    );
+    admin.execute(sqlx::AssertSqlSafe(made)).await.unwrap();
+    let owner: String = sqlx::query_scalar("SELECT quote_ident(current_user)")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    for (verb, ok) in [("GRANT {o} TO {a}", false), ("REVOKE {o} FROM {a}", true)] {
+        let sql = verb.replace("{o}", &owner).replace("{a}", OWNED);
+        admin.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+        let done = Migration::new(&test.database()).app_role(OWNED).run().await;
+        let refused = matches!(done, Err(MigrateError::SharedRole));
+        assert_eq!((done.is_ok(), refused), (ok, !ok), "{done:?}");
+    }
+}
+
+fn code(error: &sqlx::Error) -> String {
+    let error = error.as_database_error();
+    let code = error.and_then(sqlx::error::DatabaseError::code);
+    code.unwrap_or_default().into_owned()
 }

@@ -275,7 +275,7 @@ async fn f01_health_proves_tables_triggers_grants_and_the_clock() {
     let gov = crate::common::governance(&test.database()).await.unwrap();
     let health = gov.health().await;
     let checks = &health.store.as_ref().unwrap().checks;
-    for name in ["schema", "tables", "triggers", "clock"] {
+    for name in ["schema", "tables", "triggers", "functions", "clock"] {
         let check = checks.iter().find(|check| check.name == name).unwrap();
         assert!(check.ok, "{name}: {}", check.detail);
     }

@@ -7,7 +7,6 @@ pub(super) mod archive;
 pub(super) mod bundle;
 pub(super) mod chain;
 pub(super) mod checkpoint;
-pub(super) mod column;
 pub(super) mod columns;
 pub(super) mod heads;
 pub(super) mod identity;
@@ -17,6 +16,7 @@ pub(super) mod lookup;
 pub(super) mod outbox;
 pub(super) mod read;
 pub(super) mod retention;
+pub(super) mod rows;
 #[cfg(all(test, feature = "embedded"))]
 mod tests;
 pub(super) mod tree;

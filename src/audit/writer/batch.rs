@@ -1,4 +1,4 @@
-//! From drafts to the rows of one append: places, MACs, columns.
+//! From drafts to the rows of one append: places, MACs, rows.
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use crate::audit::keys::Tag;
 use crate::audit::model::{Committed, Draft, Ingest, Signed};
 use crate::audit::row::{GENESIS, Row, mac};
 use crate::audit::store::chain::{Genesis, Head};
-use crate::audit::store::column::Columns;
+use crate::audit::store::rows::Rows;
 use crate::canon::Fields;
 use crate::ids::TenantId;
 use crate::time::Timestamp;
@@ -24,7 +24,7 @@ pub(super) struct Place<'p> {
 /// The rows of one append. Its memory is kept from batch to batch.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) columns: Columns,
+    pub(super) rows: Rows,
     /// The head that the batch follows.
     pub(super) from: Head,
     /// The head once it is appended.
@@ -42,7 +42,7 @@ impl Default for Batch {
             recorded: Timestamp::MIN,
         };
         Self {
-            columns: Columns::default(),
+            rows: Rows::default(),
             from: nowhere,
             to: nowhere,
             signed: None,
@@ -66,7 +66,7 @@ impl Batch {
         now: Timestamp,
         groups: &mut [Group],
     ) {
-        self.columns.clear();
+        self.rows.clear();
         self.from = *head;
         self.to = Head {
             // Time never runs backwards within a chain, whatever the hosts' clocks do.
@@ -74,7 +74,7 @@ impl Batch {
             ..*head
         };
         for group in groups {
-            for (draft, placed) in group.drafts.iter().zip(&mut group.placed) {
+            for (draft, placed) in group.drafts.iter().zip(group.placed.iter_mut()) {
                 if placed.on_record {
                     continue;
                 }
@@ -98,34 +98,33 @@ impl Batch {
         self.to.mac = mac(&place.keys.chain, &self.bytes, &self.to.mac);
         self.to.next_seq = self.to.next_seq.saturating_add(1);
 
-        let columns = &mut self.columns;
-        columns.kind.push(Some(row.kind.as_bytes()));
-        columns.occurred_at.push_time(draft.occurred);
-        columns.event_id.push(Some(row.event_id));
-        columns.session_id.push(row.session.map(str::as_bytes));
-        columns.agent_id.push(row.agent.map(str::as_bytes));
-        columns.user_id.push(row.user.map(str::as_bytes));
-        columns.parent_id.push(row.parent);
-        columns.model.push(row.model.map(str::as_bytes));
-        columns.input_hash.push(row.input_hash);
-        columns.output_hash.push(row.output_hash);
-        columns.decision.push(row.decision.map(str::as_bytes));
-        columns.metadata.push(Some(row.metadata.as_bytes()));
-        columns.mac.push(Some(&self.to.mac));
+        let occurred = draft.occurred.to_postgres().to_be_bytes();
         let signature = draft.signed.as_ref().map(|signed| &signed.signature);
-        columns.agent_key.push(row.agent_key);
-        columns.signature.push(signature.map(<[u8; 64]>::as_slice));
-        columns.ingest.push(Some(row.ingest.as_bytes()));
-        columns.origin_journal.push(row.origin_journal);
-        let seq = row.origin_seq.map(u64::to_be_bytes);
-        columns
-            .origin_seq
-            .push(seq.as_ref().map(<[u8; 8]>::as_slice));
-        columns.origin_mac.push(row.origin_mac);
-        if let Some(place) = draft.ingest.place() {
-            columns.outbox.push(Some(place.as_bytes()));
-        }
-        columns.rich |= draft.signed.is_some() || draft.ingest != Ingest::Live;
+        let origin_seq = row.origin_seq.map(u64::to_be_bytes);
+        let rows = &mut self.rows;
+        rows.push(&[
+            Some(row.kind.as_bytes()),
+            Some(&occurred),
+            Some(row.event_id),
+            row.session.map(str::as_bytes),
+            row.agent.map(str::as_bytes),
+            row.user.map(str::as_bytes),
+            row.parent,
+            row.model.map(str::as_bytes),
+            row.input_hash,
+            row.output_hash,
+            row.decision.map(str::as_bytes),
+            Some(row.metadata.as_bytes()),
+            Some(&self.to.mac),
+            Some(row.ingest.as_bytes()),
+            row.agent_key,
+            signature.map(<[u8; 64]>::as_slice),
+            row.origin_journal,
+            origin_seq.as_ref().map(<[u8; 8]>::as_slice),
+            row.origin_mac,
+        ]);
+        rows.outbox.extend(draft.ingest.place());
+        rows.rich |= draft.signed.is_some() || draft.ingest != Ingest::Live;
     }
 
     /// The first entry of a chain, and the chain's head after it.

@@ -456,7 +456,7 @@ pub(super) async fn push(
     let (reply, answer) = oneshot::channel();
     shared.push(Group::kept(Arc::new(Sealed::new(drafts)), reply))?;
     match answer.await {
-        Ok(Ok(Taken::Placed(placed))) => Ok(placed),
+        Ok(Ok(Taken::Placed(placed))) => Ok(placed.into_vec()),
         Ok(Err(error)) => Err(error),
         // The lane died with its runtime.
         Ok(Ok(Taken::Journalled(_))) | Err(_) => Err(AuditError::Closed),

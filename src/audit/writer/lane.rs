@@ -252,12 +252,12 @@ impl<'s> Lane<'s> {
         attempt.sent = true;
         shared.stats.statement();
         let batch = &self.batch;
-        let (from, to, columns) = (&batch.from, &batch.to, &batch.columns);
+        let (from, to, rows) = (&batch.from, &batch.to, &batch.rows);
         let signed = batch.signed.as_ref();
         let store = &shared.store;
         let named = !store.is_pooled();
         let work = alone!(
-            store, connection, try_append, hold, from, to, columns, signed, named
+            store, connection, try_append, hold, from, to, rows, signed, named
         );
         let failure = match timeout(self.limit, work).await {
             Ok(Ok(written)) if written == batch.len() => {

@@ -20,6 +20,7 @@ mod tally;
 #[cfg(feature = "embedded")]
 mod tests;
 
+use std::num::NonZero;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -47,6 +48,7 @@ use super::identity::{AgentKeyId, Signer, Signing};
 use super::journal::{Context, Journal, JournalError, Note};
 use super::keys::{AuditKeys, MacKey, Purpose};
 use super::model::{AuditEvent, Draft, Evidence, Recorded, Sealed, Signed};
+use super::several::Several;
 use super::store::chain::Head;
 use crate::ids::{AgentId, EventId};
 use crate::store::{Store, StoreError, StoreFault};
@@ -129,7 +131,7 @@ impl Writer {
             keys: ArcSwap::from_pointee(current),
             newest: AtomicU32::new(0),
             signer: OnceLock::new(),
-            queue: Queue::new(),
+            queue: Queue::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             stats: Stats::default(),
             mover: Mover::default(),
             evidence: options.evidence,
@@ -171,21 +173,28 @@ impl Writer {
         }
     }
 
+    /// Checks `events`, which are to go into one batch.
+    //
+    // Apart from `append`, so that no future holds the events themselves.
+    pub(super) fn seal(&self, events: Several<AuditEvent>) -> Result<Arc<Sealed>, AuditError> {
+        let drafts = self.last.shared.seal(events)?;
+        Ok(Arc::new(Sealed::new(drafts)))
+    }
+
     /// Appends `events` in one batch and waits until they are durable, but not past the deadline.
     pub(super) async fn append(
         &self,
-        events: Vec<AuditEvent>,
-    ) -> Result<Vec<Recorded>, AuditError> {
+        events: &Arc<Sealed>,
+    ) -> Result<Several<Recorded>, AuditError> {
         let shared = &self.last.shared;
-        let drafts = shared.seal(events)?;
-        if drafts.is_empty() {
-            return Ok(Vec::new());
+        if events.is_empty() {
+            return Ok(Vec::new().into());
         }
         if !shared.queue.is_open() {
             return Err(AuditError::Closed);
         }
-        shared.register_keys(&drafts).await?;
-        shared.record(&Arc::new(Sealed::new(drafts))).await
+        shared.register_keys(events).await?;
+        shared.record(events).await
     }
 
     /// Queues `event` in the transaction of `connection`.
@@ -205,11 +214,13 @@ impl Writer {
     /// Hands `event` over without waiting for anything.
     pub(super) fn append_detached(&self, event: AuditEvent) {
         let shared = &self.last.shared;
-        let handed_over = shared.seal(vec![event]).and_then(|mut drafts| {
+        let handed_over = shared.seal(Several::one(event)).and_then(|mut drafts| {
             let signer = shared.signer.get();
             let first = drafts.first().zip(signer);
             if let Some(key) = first.and_then(|(draft, signer)| signer.registration(draft)) {
-                drafts.splice(0..0, shared.seal(vec![key])?);
+                let mut both = shared.seal(Several::one(key))?.into_vec();
+                both.extend(drafts.into_vec());
+                drafts = both.into();
             }
             shared.record_detached(&Arc::new(Sealed::new(drafts)))
         });
@@ -318,13 +329,10 @@ impl Drop for Last {
 
 impl Shared {
     /// Checks all of `events`: one bad event must not fail its neighbours in a batch.
-    fn seal(self: &Arc<Self>, events: Vec<AuditEvent>) -> Result<Vec<Draft>, AuditError> {
+    fn seal(self: &Arc<Self>, events: Several<AuditEvent>) -> Result<Several<Draft>, AuditError> {
         let now = self.store.now();
         let keys = self.keys.load();
-        let mut drafts = events
-            .into_iter()
-            .map(|event| event.seal(now, &keys.content))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut drafts = events.try_map(|event| event.seal(now, &keys.content))?;
         if let Some(signer) = self.signer.get() {
             let due = signer.sign(&mut drafts, now);
             self.say_unsigned(due);

@@ -21,6 +21,7 @@ use crate::audit::error::AuditError;
 use crate::audit::keys::Purpose;
 use crate::audit::model::{AuditEvent, Draft};
 use crate::audit::outbox::{Queued, Unfit};
+use crate::audit::several::Several;
 use crate::audit::store::outbox::{self as sql, Found, PAGE};
 use crate::ids::EventId;
 use crate::store::StoreError;
@@ -85,9 +86,9 @@ impl Shared {
             return Err(AuditError::Closed);
         }
         let keys = self.keys.load_full();
-        let drafts = self.seal(vec![event])?;
+        let drafts = self.seal(Several::one(event))?;
         self.register_keys(&drafts).await?;
-        let Some(draft) = drafts.into_iter().next() else {
+        let Some(draft) = drafts.last() else {
             return Err(AuditError::Closed);
         };
         let (id, tenant) = (draft.id, self.store.tenant());

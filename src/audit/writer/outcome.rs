@@ -169,7 +169,7 @@ pub(super) fn repeated(groups: &mut Vec<Group>) -> Vec<Group> {
 pub(super) fn settle(groups: &mut Vec<Group>, found: &[StoredEvent], shared: &Shared) {
     for mut group in std::mem::take(groups) {
         let mut reused = None;
-        for (draft, placed) in group.drafts.iter().zip(&mut group.placed) {
+        for (draft, placed) in group.drafts.iter().zip(group.placed.iter_mut()) {
             let stored = found.iter().find(|s| s.event_id == draft.id.as_uuid());
             match stored {
                 Some(stored) if same_content(shared, draft, stored) => {

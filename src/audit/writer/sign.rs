@@ -9,6 +9,7 @@ use super::queue::{Group, Taken};
 use super::{Shared, recover};
 use crate::audit::error::AuditError;
 use crate::audit::model::{AuditEvent, Draft, Sealed, Signed};
+use crate::audit::several::Several;
 use crate::audit::store::chain::Head;
 
 type Answered = oneshot::Receiver<Result<Taken, AuditError>>;
@@ -24,7 +25,7 @@ impl Shared {
             return Ok(());
         };
         let put = |event| async {
-            let key = self.seal(vec![event])?;
+            let key = self.seal(Several::one(event))?;
             self.record(&Arc::new(Sealed::new(key))).await.map(drop)
         };
         signer.register(drafts, put).await
@@ -39,7 +40,7 @@ impl Shared {
             .ok()?;
         let (reply, answer) = oneshot::channel();
         Some((
-            Group::kept(Arc::new(Sealed::new(vec![draft])), reply),
+            Group::kept(Arc::new(Sealed::new(Several::one(draft))), reply),
             answer,
         ))
     }
@@ -74,8 +75,9 @@ impl Shared {
                 return;
             }
             let sealed = event.seal(self.store.now(), &self.keys.load().content);
-            let said =
-                sealed.and_then(|draft| self.record_detached(&Arc::new(Sealed::new(vec![draft]))));
+            let said = sealed.and_then(|draft| {
+                self.record_detached(&Arc::new(Sealed::new(Several::one(draft))))
+            });
             if let Err(error) = said {
                 self.stats.lose(1);
                 tracing::warn!(%error, "that entries are not signed could not be recorded");

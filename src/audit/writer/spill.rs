@@ -11,6 +11,7 @@ use super::queue::{Group, Taken};
 use crate::audit::error::AuditError;
 use crate::audit::journal::{Answer, Content, Journal, JournalError, Mode, Order};
 use crate::audit::model::{Evidence, Journalled, Recorded, Sealed};
+use crate::audit::several::Several;
 use crate::store::StoreError;
 
 /// How long an answer is waited for before looking whether the database is away.
@@ -24,7 +25,7 @@ impl Shared {
     pub(super) async fn record(
         self: &Arc<Self>,
         events: &Arc<Sealed>,
-    ) -> Result<Vec<Recorded>, AuditError> {
+    ) -> Result<Several<Recorded>, AuditError> {
         let deadline = self.store.deadline();
         let Some(journal) = &self.journal else {
             return self.commit(events, deadline).await;
@@ -76,7 +77,7 @@ impl Shared {
         self: &Arc<Self>,
         events: &Arc<Sealed>,
         deadline: Duration,
-    ) -> Result<Vec<Recorded>, AuditError> {
+    ) -> Result<Several<Recorded>, AuditError> {
         let began = Instant::now();
         let end = began + deadline;
         let answer = match self.queued(events, began, end).await {
@@ -95,7 +96,7 @@ impl Shared {
         journal: &Journal,
         events: &Arc<Sealed>,
         deadline: Duration,
-    ) -> Result<Vec<Recorded>, AuditError> {
+    ) -> Result<Several<Recorded>, AuditError> {
         let began = Instant::now();
         let end = began + deadline;
         let slow = || StoreError::timed_out(APPEND);
@@ -153,7 +154,7 @@ impl Shared {
         journal: &Journal,
         events: &Arc<Sealed>,
         error: Option<&StoreError>,
-    ) -> Result<Vec<Recorded>, AuditError> {
+    ) -> Result<Several<Recorded>, AuditError> {
         let (written, line) = oneshot::channel();
         self.spill(journal, events, Answer::Writer(written), error);
         self.line(line).await
@@ -162,7 +163,7 @@ impl Shared {
     async fn line(
         &self,
         line: oneshot::Receiver<Result<Vec<Journalled>, AuditError>>,
-    ) -> Result<Vec<Recorded>, AuditError> {
+    ) -> Result<Several<Recorded>, AuditError> {
         match timeout(self.store.deadline(), line).await {
             Ok(Ok(lines)) => Ok(each(lines?, Recorded::Journalled)),
             Ok(Err(_)) => Err(JournalError::Closed.into()),
@@ -197,7 +198,7 @@ impl Shared {
 
 fn heard(
     answer: Result<Result<Taken, AuditError>, oneshot::error::RecvError>,
-) -> Result<Vec<Recorded>, AuditError> {
+) -> Result<Several<Recorded>, AuditError> {
     match answer {
         Ok(Ok(Taken::Placed(placed))) => Ok(each(placed, |placed| Recorded::Committed(placed.at))),
         Ok(Ok(Taken::Journalled(lines))) => Ok(each(lines, Recorded::Journalled)),
@@ -207,6 +208,6 @@ fn heard(
     }
 }
 
-fn each<T>(all: Vec<T>, recorded: impl Fn(T) -> Recorded) -> Vec<Recorded> {
-    all.into_iter().map(recorded).collect()
+fn each<T>(all: impl Into<Several<T>>, recorded: impl Fn(T) -> Recorded) -> Several<Recorded> {
+    all.into().map(recorded)
 }

@@ -27,7 +27,8 @@ pub(crate) struct Migrate {
     /// Also give this role what archiving needs; the application must not be a member of it.
     #[arg(long, value_name = "ROLE")]
     archivist_role: Option<String>,
-    /// Also give this role what operators need: all of the application's, and to resume what is halted.
+    /// Also give this role what operators need: all of the application's, to decide, which the
+    /// application's may not any more, and to resume.
     #[arg(long, value_name = "ROLE")]
     operator_role: Option<String>,
 }

@@ -1,8 +1,10 @@
 //! How the part of a call ends that was taken from slices.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use super::part::{Cost, Part};
+use super::plan::Plan;
 use super::record;
 use super::return_all;
 use crate::cost::error::CostError;
@@ -24,15 +26,18 @@ pub(in crate::cost) struct About<'r> {
     pub(in crate::cost) ceiling: &'r Ceiling,
 }
 
+/// What an ending in memory came to.
+#[derive(Debug)]
+pub(in crate::cost) struct Ended {
+    pub(in crate::cost) settled: Settled,
+    /// The slices of which it took more than it had of them.
+    pub(in crate::cost) overran: Option<Arc<Plan>>,
+}
+
 impl Core {
     /// Ends it, in memory. A governed call is on record by itself, and so is what went wrong; the
     /// others in sums, when the slice is reported.
-    pub(in crate::cost) fn end_part(
-        &self,
-        part: Part,
-        call: &About<'_>,
-        ending: &Ending,
-    ) -> Settled {
+    pub(in crate::cost) fn end_part(&self, part: Part, call: &About<'_>, ending: &Ending) -> Ended {
         let ceiling = call.ceiling;
         let spent = ending.spent();
         let cost = match &spent {
@@ -72,8 +77,9 @@ impl Core {
                 settled.overrun = charge.over_usd;
                 settled.overrun_tokens = charge.over_tokens;
                 settled.estimated = charge.estimated;
-                if settled.overrun == Usd::ZERO && settled.overrun_tokens == 0 && who.is_none() {
-                    return settled;
+                let overran = settled.overrun > Usd::ZERO || settled.overrun_tokens > 0;
+                if !overran && who.is_none() {
+                    return settled.into();
                 }
                 let model = spent.as_ref().and_then(|spent| spent.model.as_ref());
                 let model = model.or(ceiling.model.as_ref());
@@ -81,7 +87,10 @@ impl Core {
                 for event in events {
                     self.audit.log_detached(event);
                 }
-                return settled;
+                return Ended {
+                    settled,
+                    overran: overran.then_some(plan),
+                };
             }
             Ending::Release | Ending::Absolve | Ending::Forget => "released",
             Ending::Unknown(_) => {
@@ -92,7 +101,7 @@ impl Core {
                 settled.tokens = tokens.unsigned_abs();
                 settled.estimated = cost.usd.is_none();
                 self.leases.leave(left);
-                return settled;
+                return settled.into();
             }
         };
         drop(part);
@@ -102,17 +111,23 @@ impl Core {
                 self.audit.log_detached(event);
             }
         }
-        settled
+        settled.into()
     }
 
-    /// Once the process is ending, what calls still had is reported by themselves; and what is of
-    /// unknown outcome is put on record. `None`: nothing has to be waited for.
-    pub(in crate::cost) fn after_slices(&self) -> Option<Rest<'_>> {
+    /// Once the process is ending, what calls still had is reported by themselves; what is of unknown
+    /// outcome is put on record; and what was taken beyond a slice is reported before anybody is told
+    /// that it is settled. `None`: nothing has to be waited for.
+    pub(in crate::cost) fn after_slices(&self, overran: Option<Arc<Plan>>) -> Option<Rest<'_>> {
         let (unknown, returns) = (self.leases.has_unknown(), self.returns_slices());
-        if !unknown && !returns {
+        if !unknown && !returns && overran.is_none() {
             return None;
         }
         Some(Box::pin(async move {
+            if let Some(plan) = overran {
+                for share in &plan.shares {
+                    share.hold.report_overrun(self).await?;
+                }
+            }
             if unknown {
                 self.put_unknown_on_record().await?;
             }
@@ -121,5 +136,14 @@ impl Core {
             }
             Ok(())
         }))
+    }
+}
+
+impl From<Settled> for Ended {
+    fn from(settled: Settled) -> Self {
+        Self {
+            settled,
+            overran: None,
+        }
     }
 }

@@ -14,7 +14,9 @@ use crate::call::Principal;
 use crate::cost::settle::Core;
 use crate::cost::window::Period;
 use crate::ids::BudgetName;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreFault};
+
+const OPERATION: &str = "report what a call cost beyond its ceiling";
 
 /// Which slice: of which limit, in which session or on which day.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -186,6 +188,23 @@ impl Hold {
             give_back: false,
         };
         self.exchange(core, &mut books, wish).await
+    }
+
+    /// Reports what calls took beyond their ceilings, unless it was told by now.
+    //
+    // If this process dies, what it has of a slice is charged for what it did not report; what it took
+    // beyond that would not be.
+    pub(super) async fn report_overrun(&self, core: &Core) -> Result<(), StoreError> {
+        let mut books = self.books.lock().await;
+        if books.pending.is_none() && books.reported.over == self.slice.spent().over {
+            return Ok(());
+        }
+        self.exchange(core, &mut books, Wish::default()).await?;
+        if books.lost {
+            // It is said when every call of the slice has ended.
+            return Err(StoreError::new(OPERATION, StoreFault::Aborted));
+        }
+        Ok(())
     }
 
     /// Tells the store what was spent, and does as `wish` says.

@@ -34,7 +34,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub(super) use ending::About;
+pub(super) use ending::{About, Ended};
 pub(super) use keeper::{keep, return_all};
 pub(super) use part::Part;
 pub(super) use plan::Plan;

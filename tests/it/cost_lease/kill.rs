@@ -1,6 +1,7 @@
 //! The promise while processes that hold slices are killed, and stopped past their leases.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ const LEASE: &str = "PORTCULLIS_LEASE_CHILD_LEASE";
 const PROCESSES: usize = 4;
 const TASKS: usize = 16;
 const ROUNDS: usize = 6;
+const SOON: Duration = Duration::from_secs(5);
 /// After how many refusals a task gives up.
 const ENOUGH: usize = 10;
 
@@ -75,6 +77,34 @@ async fn child() {
     println!("spent {}", spent.load(Ordering::SeqCst));
 }
 
+/// Not a test of its own: a process that says that it settled a call, for more than its ceiling, and
+/// then does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn overrunning_child() {
+    let (Ok(url), Ok(agent)) = (std::env::var(URL), std::env::var(AGENT)) else {
+        return;
+    };
+    // Nothing is reported by itself.
+    let leases = LeaseSettings::default().report_every(Duration::from_hours(1));
+    let settings = CostSettings::default().leases(leases);
+    let cost = open(
+        &Database::url(url),
+        Arc::new(SystemClock::default()),
+        settings,
+    )
+    .await;
+    let me = Principal::agent(AgentId::parse(agent).unwrap());
+    let ask = || cost.reserve(&me, Ceiling::usd(Usd::cents(1)));
+    // The first one opens the slice.
+    ask().await.unwrap().settle(Usd::cents(1)).await.unwrap();
+    ask().await.unwrap().settle(Usd::dollars(3)).await.unwrap();
+    let spender = cost.spender(&me);
+    let held = spender.reserve(Ceiling::usd(Usd::cents(1))).await.unwrap();
+    held.settle(Usd::dollars(2)).await.unwrap();
+    println!("spent {}", Usd::cents(501).as_nanos());
+    std::future::pending().await
+}
+
 /// Reserves and ends in every way there is, until told to stop.
 async fn race(cost: Cost, me: Principal, spent: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
     let mut refused = 0;
@@ -120,14 +150,13 @@ async fn race(cost: Cost, me: Principal, spent: Arc<AtomicU64>, stop: Arc<Atomic
 }
 
 fn start(url: &str, agent: &str, millis: u64, lease: Duration) -> Child {
+    start_as("child", url, agent, millis, lease)
+}
+
+fn start_as(child: &str, url: &str, agent: &str, millis: u64, lease: Duration) -> Child {
+    let child = format!("cost_lease::kill::{child}");
     Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "cost_lease::kill::child",
-            "--test-threads",
-            "1",
-            "--nocapture",
-        ])
+        .args(["--exact", &child, "--test-threads", "1", "--nocapture"])
         .env(URL, url)
         .env(AGENT, agent)
         .env(MILLIS, millis.to_string())
@@ -288,6 +317,37 @@ async fn a_process_that_was_stopped_past_its_lease_spends_nothing_of_its_slice()
         Usd::nanos(i64::try_from(spent).unwrap())
     );
     assert!(taken(&test).await <= Usd::dollars(100));
+    cost.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_call_cost_beyond_its_ceiling_outlives_the_process_that_said_so() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let clock = Arc::new(ManualClock::at(SystemClock::default().now()));
+    let cost = open(&test.database(), clock.clone(), settings(SOON)).await;
+    let budget = Budget::for_agent(AgentId::parse("overrunner").unwrap())
+        .per_day(Usd::dollars(4))
+        .leased(2);
+    cost.register(budget).await.unwrap();
+    let url = url(&test.options());
+    let mut child = start_as("overrunning_child", &url, "overrunner", 0, SOON);
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let spent = loop {
+        let line = said.next().unwrap().unwrap();
+        if let Some((_, spent)) = line.split_once("spent ") {
+            break Usd::nanos(spent.parse().unwrap());
+        }
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        taken(&test).await >= spent,
+        "it was acknowledged, and is on the books"
+    );
+    clock.advance(Duration::from_mins(5));
+    cost.sweep().await.unwrap();
+    assert!(taken(&test).await >= spent);
+    ledger_agrees(&test).await;
     cost.shutdown().await;
 }
 

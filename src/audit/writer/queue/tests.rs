@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BATCH, CAPACITY, EXTRA_IDLE, FOUR_LANES, Group, LAST_IDLE, Pushed, Queue, TWO_LANES};
+use super::{
+    BATCH, CAPACITY, EXTRA_IDLE, FOUR_LANES, FOUR_LANES_ON_TWO_CORES, Group, LAST_IDLE, Pushed,
+    Queue, TWO_LANES,
+};
 use crate::audit::AuditError;
 use crate::audit::model::Sealed;
 
@@ -30,7 +33,7 @@ fn draft() -> crate::audit::model::Draft {
 
 #[tokio::test(start_paused = true)]
 async fn who_finds_the_queue_full_waits_and_is_told_so() {
-    let queue = Queue::new();
+    let queue = Queue::new(8);
     for _ in 0..CAPACITY {
         let _ = push(&queue).await;
     }
@@ -45,7 +48,7 @@ async fn who_finds_the_queue_full_waits_and_is_told_so() {
 
 #[tokio::test(start_paused = true)]
 async fn lanes_are_started_as_the_load_grows_and_no_more_than_four() {
-    let queue = Queue::new();
+    let queue = Queue::new(8);
     let mut started = Vec::new();
     for n in 1..=FOUR_LANES * 4 {
         if push(&queue).await == Pushed::StartLane {
@@ -62,8 +65,22 @@ async fn lanes_are_started_as_the_load_grows_and_no_more_than_four() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_two_lanes_have_all_cores_there_are_four_for_large_batches_only() {
+    let queue = Queue::new(2);
+    let mut lanes = 0;
+    for _ in 1..FOUR_LANES_ON_TWO_CORES {
+        lanes += usize::from(push(&queue).await == Pushed::StartLane);
+        while let Ok(Some(share)) = tokio::time::timeout(Duration::ZERO, queue.next(false)).await {
+            lanes += usize::from(share.start_lane);
+        }
+    }
+    assert_eq!(lanes, 2);
+    assert_eq!(push(&queue).await, Pushed::StartLane);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_is_never_larger_than_a_thousand_events() {
-    let queue = Queue::new();
+    let queue = Queue::new(8);
     for _ in 0..BATCH * 5 {
         let _ = push(&queue).await;
     }
@@ -73,7 +90,7 @@ async fn a_batch_is_never_larger_than_a_thousand_events() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_ends_after_its_time_and_the_last_one_later() {
-    let queue = Queue::new();
+    let queue = Queue::new(8);
     assert_eq!(push(&queue).await, Pushed::StartLane);
     let share = queue.next(false).await.unwrap();
     queue.answered(share.events);
@@ -83,7 +100,7 @@ async fn an_idle_lane_ends_after_its_time_and_the_last_one_later() {
     assert_eq!(began.elapsed(), LAST_IDLE);
 
     // Two lanes: the one that is not needed goes first.
-    let queue = Queue::new();
+    let queue = Queue::new(8);
     for _ in 0..TWO_LANES {
         let _ = push(&queue).await;
     }
@@ -102,7 +119,7 @@ async fn an_idle_lane_ends_after_its_time_and_the_last_one_later() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_that_comes_to_an_idle_lane_is_taken_at_once() {
-    let queue = Queue::new();
+    let queue = Queue::new(8);
     assert_eq!(push(&queue).await, Pushed::StartLane);
     let share = queue.next(false).await.unwrap();
     queue.answered(share.events);

@@ -132,6 +132,12 @@ impl Core {
             || !found.policy_hash.is_empty() && self.is_in_force(who, &found.policy_hash);
         let same_policy =
             found.policy_hash == under.policy_hash || (under.policy_hash.is_empty() && by_policy());
+        if found.shown.state == RequestState::Pending && !self.is_ours(&found) {
+            // Nobody can decide it, and it would be in the way.
+            self.take_back(&found, |event| event.decision("other_terms"))
+                .await?;
+            return Ok(None);
+        }
         match found.shown.state {
             RequestState::Pending | RequestState::Granted => {
                 if found.held {
@@ -316,9 +322,11 @@ impl Core {
 
     fn remember(&self, digest: [u8; 32], id: RequestId) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < REMEMBERED {
-            // Of two that write it at once, the first is remembered.
-            kept.entry(digest).or_insert(Kept { id, written: false });
+        let before = kept.get(&digest);
+        // Of two that write it at once the last is remembered, and of one that nobody waited for the next.
+        let free = before.map_or(kept.len() < REMEMBERED, |before| !before.written);
+        if free {
+            kept.insert(digest, Kept { id, written: false });
         }
     }
 

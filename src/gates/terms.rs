@@ -175,7 +175,7 @@ impl Core {
     }
 
     /// Whether this crate made it, with the key that is current, and nobody changed it.
-    fn is_ours(&self, request: &Stored) -> bool {
+    pub(super) fn is_ours(&self, request: &Stored) -> bool {
         let said = Said::from(request);
         let Some((fixed, whole)) = request.terms_mac.split_at_checked(32) else {
             return false;

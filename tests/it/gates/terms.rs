@@ -125,6 +125,9 @@ async fn f39_a_request_that_is_written_by_hand_sets_no_terms_of_its_own() {
             .await
             .is_err()
     );
+    // Nor is it in the way of the call that it is about.
+    let id = gate.ask(&refund(4)).await.id;
+    gate.grant(id).await;
     // As it was asked for, it is decided; and what others are asked after that, too.
     let id = gate.ask(&refund(2_000)).await.id;
     gate.grant(id).await;

@@ -36,8 +36,10 @@ CREATE TABLE portcullis.approval_requests (
     approved_digest bytea   CHECK (octet_length(approved_digest) = 32),
     -- For how long it can be decided, and after that be used.
     life_micros     bigint  NOT NULL CHECK (life_micros BETWEEN 1 AND 31622400000000),
-    requested_at    timestamptz NOT NULL,
-    expires_at      timestamptz NOT NULL,
+    requested_at    timestamptz NOT NULL CHECK (isfinite(requested_at)),
+    expires_at      timestamptz NOT NULL CHECK (isfinite(expires_at)),
+    -- Under a key that the database does not have: of what never changes, and of that with what it was asked for on.
+    terms_mac       bytea   NOT NULL CHECK (octet_length(terms_mac) = 64),
     ended_at        timestamptz,
     -- Counts escalations: a decision is made under the approvers that were looked at.
     revision        integer NOT NULL,
@@ -66,14 +68,36 @@ CREATE INDEX approval_requests_approved_idx
 CREATE INDEX approval_requests_pending_idx
     ON portcullis.approval_requests (tenant_id, request_id)
     WHERE state = 'pending';
--- operators_of: those of the agents that this one started.
+-- operators_of: those of the agents that this one started, and of its own session in other requests.
 CREATE INDEX approval_requests_ancestors_idx
     ON portcullis.approval_requests USING gin (ancestors);
+CREATE INDEX approval_requests_session_idx
+    ON portcullis.approval_requests (tenant_id, agent_id, session_id)
+    WHERE operator_id IS NOT NULL;
+
+-- A name as it is compared, as `fold` in src/gates/approver.rs does. Everything in it is of pg_catalog, whoever asks.
+CREATE FUNCTION portcullis.folded(id text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(
+    nullif(pg_catalog.regexp_replace(pg_catalog.regexp_replace(pg_catalog.regexp_replace(
+        pg_catalog.lower(id COLLATE "C"),
+        '^((user|operator|agent|team|mailto|human|session)?[:/])+(?=.)', ''),
+        '[@+].*$', ''), '[^a-z0-9]', '', 'g'), ''),
+    pg_catalog.regexp_replace(pg_catalog.regexp_replace(
+        pg_catalog.lower(id COLLATE "C"),
+        '^((user|operator|agent|team|mailto|human|session)?[:/])+(?=.)', ''),
+        '[^a-z0-9]', '', 'g'));
 
 -- is_agent: no agent's id is that of a person, however it is written.
 CREATE INDEX policies_folded_idx
-    ON portcullis.policies (tenant_id, lower(translate(name, '._-:/+=@', '')))
-    WHERE module IN ('scope', 'gates');
+    ON portcullis.policies (tenant_id, portcullis.folded(name))
+    WHERE module IN ('scope', 'gates', 'loops');
+CREATE INDEX presence_person_idx
+    ON portcullis.presence (tenant_id, portcullis.folded(agent_id));
+CREATE INDEX halts_person_idx
+    ON portcullis.halts (tenant_id, portcullis.folded(agent_id));
+CREATE INDEX approval_requests_person_idx
+    ON portcullis.approval_requests (tenant_id, portcullis.folded(agent_id));
 
 CREATE FUNCTION portcullis.check_approval_request() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -84,17 +108,23 @@ BEGIN
             RAISE EXCEPTION 'a request for approval begins pending'
                 USING ERRCODE = 'insufficient_privilege';
         END IF;
+        IF NEW.expires_at > NEW.requested_at + NEW.life_micros * interval '1 microsecond' THEN
+            RAISE EXCEPTION 'a request for approval lives no longer than it says'
+                USING ERRCODE = 'insufficient_privilege';
+        END IF;
         RETURN NEW;
     END IF;
     IF (OLD.tenant_id, OLD.request_id, OLD.subject, OLD.label, OLD.agent_id, OLD.session_id, OLD.user_id,
         OLD.operator_id, OLD.ancestors, OLD.call_digest, OLD.frame_digest, OLD.policy_hash, OLD.operator_known,
-        OLD.requested_at)
+        OLD.requested_at, OLD.terms_mac)
        IS DISTINCT FROM
        (NEW.tenant_id, NEW.request_id, NEW.subject, NEW.label, NEW.agent_id, NEW.session_id, NEW.user_id,
         NEW.operator_id, NEW.ancestors, NEW.call_digest, NEW.frame_digest, NEW.policy_hash, NEW.operator_known,
-        NEW.requested_at)
+        NEW.requested_at, NEW.terms_mac)
        OR NOT OLD.barred <@ NEW.barred OR NOT OLD.voters <@ NEW.voters
        OR cardinality(NEW.voters) > cardinality(OLD.voters) + 1
+       -- Nobody counts twice.
+       OR (cardinality(NEW.voters) > cardinality(OLD.voters) AND NEW.voters <@ OLD.voters)
        OR NEW.quorum < OLD.quorum
        OR (OLD.approved_digest IS NOT NULL AND OLD.approved_digest IS DISTINCT FROM NEW.approved_digest) THEN
         RAISE EXCEPTION 'what a request for approval is about does not change'
@@ -163,6 +193,24 @@ CREATE TRIGGER approval_tokens_no_truncate
     BEFORE TRUNCATE ON portcullis.approval_tokens
     FOR EACH STATEMENT EXECUTE FUNCTION portcullis.refuse_change();
 
+-- Tokens that were given out, by those who may decide: whoever has only the key makes none. With the hash of what each
+-- says, so that none of them stands for another one.
+CREATE TABLE portcullis.approval_tokens_issued (
+    tenant_id   text  COLLATE "C" NOT NULL CHECK (length(tenant_id) BETWEEN 1 AND 256),
+    token_id    bytea NOT NULL CHECK (octet_length(token_id) = 16),
+    request_id  uuid  NOT NULL,
+    claims_hash bytea NOT NULL CHECK (octet_length(claims_hash) = 32),
+    issued_at   timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, token_id)
+);
+
+CREATE TRIGGER approval_tokens_issued_append_only
+    BEFORE UPDATE OR DELETE ON portcullis.approval_tokens_issued
+    FOR EACH ROW EXECUTE FUNCTION portcullis.refuse_change();
+CREATE TRIGGER approval_tokens_issued_no_truncate
+    BEFORE TRUNCATE ON portcullis.approval_tokens_issued
+    FOR EACH STATEMENT EXECUTE FUNCTION portcullis.refuse_change();
+
 -- What was agreed to in advance: so many calls of one agent, until a moment.
 CREATE TABLE portcullis.approval_grants (
     tenant_id   text    COLLATE "C" NOT NULL CHECK (length(tenant_id) BETWEEN 1 AND 256),
@@ -197,7 +245,8 @@ BEGIN
        (NEW.tenant_id, NEW.grant_id, NEW.agent_id, NEW.tools, NEW.what_digest, NEW.policy_hash, NEW.granted_by,
         NEW.voter, NEW.uses, NEW.granted_at, NEW.expires_at)
        OR OLD.revoked_at IS NOT NULL
-       OR abs(NEW.uses_left - OLD.uses_left) > 1 THEN
+       -- Nobody gives a use back: one is counted when it is used, and not before.
+       OR NEW.uses_left NOT IN (OLD.uses_left, OLD.uses_left - 1) THEN
         RAISE EXCEPTION 'what was agreed to in advance does not change'
             USING ERRCODE = 'insufficient_privilege';
     END IF;

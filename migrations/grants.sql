@@ -77,6 +77,8 @@ BEGIN
         EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, held_by, held_until, ended_at) ON portcullis.approval_requests TO %I', app);
         EXECUTE format('GRANT SELECT, UPDATE (uses_left) ON portcullis.approval_grants TO %I', app);
         EXECUTE format('GRANT SELECT ON portcullis.approval_teams TO %I', app);
+        -- Which names are one person's; indexes ask it, of what is written, too.
+        EXECUTE format('GRANT EXECUTE ON FUNCTION portcullis.folded(text) TO %I', app);
         CONTINUE WHEN NOT decides;
         -- Who decides: what agents may do and spend, whom to ask, and what is agreed to. Nothing of it is removed, but for
         -- budgets and who is of a team, which are on record.
@@ -85,7 +87,7 @@ BEGIN
         EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
         EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);
-        EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens TO %I', app);
+        EXECUTE format('GRANT SELECT, INSERT ON portcullis.approval_tokens, portcullis.approval_tokens_issued TO %I', app);
         CONTINUE WHEN NOT named.resumes;
         EXECUTE format('GRANT INSERT ON portcullis.halt_resumptions TO %I', app);
     END LOOP;

@@ -106,6 +106,8 @@ impl Parts {
         for notifier in &options.notifiers {
             gates.tell(Arc::clone(notifier));
         }
+        let pins = scope.clone();
+        gates.agents_by(move || pins.status().pinned);
         gates.load().await?;
         let (at, on, under) = around();
         let off = options.switches.disabled(Module::Presence);

@@ -88,6 +88,16 @@ impl Audit {
     pub(crate) fn is_token_mac(&self, claims: &[u8], mac: &[u8; 32]) -> bool {
         self.token_mac(claims).ct_eq(mac).into()
     }
+
+    /// The MAC of the terms on which a person is asked, under the tenant's current key.
+    pub(crate) fn terms_mac(&self, terms: &[u8]) -> [u8; 32] {
+        self.derive(Purpose::Terms).tag(&[terms])
+    }
+
+    /// Whether `mac` is that of `terms`; as fast for every wrong one.
+    pub(crate) fn is_terms_mac(&self, terms: &[u8], mac: &[u8]) -> bool {
+        self.terms_mac(terms).ct_eq(mac).into()
+    }
 }
 
 /// `more` says that a parent follows: a chain of two is never read as something else.

@@ -212,11 +212,13 @@ pub(crate) enum Purpose {
     Loop,
     /// Digests of the hosts that wrapped clients call.
     Coverage,
+    /// On which terms a person was asked.
+    Terms,
 }
 
 impl Purpose {
     #[cfg(test)]
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Chain,
         Self::Content,
         Self::Call,
@@ -227,6 +229,7 @@ impl Purpose {
         Self::Approval,
         Self::Loop,
         Self::Coverage,
+        Self::Terms,
     ];
 
     const fn info(self) -> &'static str {
@@ -241,6 +244,7 @@ impl Purpose {
             Self::Approval => "portcullis/approval-token/v1",
             Self::Loop => "portcullis/loop-fingerprint/v1",
             Self::Coverage => "portcullis/coverage-host/v1",
+            Self::Terms => "portcullis/approval-terms/v1",
         }
     }
 }
@@ -385,7 +389,7 @@ mod tests {
         assert_eq!(tags, GOLDEN);
     }
 
-    const GOLDEN: [&str; 10] = [
+    const GOLDEN: [&str; 11] = [
         "980865591c0023bf6ba8b44364ce4b95e92fc637e8924504b3181e71bb682690",
         "72a6fe1dc89d4d1c7fec110be3e18eb8b06fd151415501d5dafa3af8492b1443",
         "3091c5d523e2b63c189f8e8d09874b71ad3ec4844f3e62b9d8bfa2368ff0adb7",
@@ -396,6 +400,7 @@ mod tests {
         "0fdbd9a59c0303b8a0797686331b8b8ecca1f0ef5af608470bc85f8e93a23c07",
         "dd11d3ab11b0da3464bc1e49c618c8d000162c57a67ae7d5172f69b2d013f279",
         "f001a81ef9da35a68f4a13d022cdab25dc43a0cfb81fee9ce62fc7bbc8f4d6a3",
+        "8a929ef1c0c9247f5ca5bd9b3d3dad01b3c0d2d6d1a0b4352643cc9004043526",
     ];
 
     fn ring(numbers: &[u32]) -> AuditKeysBuilder {

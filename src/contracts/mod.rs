@@ -194,9 +194,14 @@ impl Contracts {
                 found: "unreadable",
             })
         })?;
+        // Asked once, for asking uses it up: one approval of the call serves all of its contracts.
+        let mut approved = match approval {
+            AskedBy::EnforcementPoint => Some(Ok(())),
+            AskedBy::Contract => None,
+        };
         for contract in &contracts {
-            let met = self.meets(contract, parts, &about, digest, approval).await;
-            met.map_err(refused)?;
+            let met = self.meets(contract, parts, &about, digest, &mut approved);
+            met.await.map_err(refused)?;
         }
         Ok(Passed { contracts, about })
     }
@@ -207,7 +212,7 @@ impl Contracts {
         parts: &Parts<'_>,
         about: &Arc<About>,
         digest: &[u8; 32],
-        approval: AskedBy,
+        approved: &mut Option<ask::Found>,
     ) -> Result<(), Violation> {
         let around = &self.shared.around;
         // What cannot be asked afterwards is refused now.
@@ -226,10 +231,13 @@ impl Contracts {
                 Condition::BudgetAvailable(ceiling) => {
                     ask::budget_available(around, about, ceiling).await
                 }
-                Condition::Approved if approval == AskedBy::EnforcementPoint => Ok(()),
-                Condition::Approved => {
-                    ask::approved(self.shared.approved_by.get(), about, digest).await
-                }
+                Condition::Approved => match *approved {
+                    Some(found) => found,
+                    None => {
+                        let by = self.shared.approved_by.get();
+                        *approved.insert(ask::approved(by, about, digest).await)
+                    }
+                },
                 Condition::Custom(check) => ask::custom(check, Arc::clone(about)).await,
                 Condition::Named(named) => self.named(named, about).await,
                 // Its entry says that all the others hold.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::core::Core;
@@ -18,7 +19,9 @@ use crate::ids::{EventId, GrantId, RequestId};
 /// It has no public constructor. [`use_up`](Self::use_up) it just before the call is made; where
 /// something else refuses the call first, [`give_back`](Self::give_back) leaves it for the next try.
 /// Dropped, it is given back in the background. While it is held nobody else can use it; if the
-/// process dies before it is used up, it can be used again half a minute later.
+/// process dies before it is used up, it can be used again half a minute later. Of what was agreed to in
+/// advance nothing is held: a use is counted when it is used up, and of those that race for the last one
+/// the others are told then.
 #[must_use = "the agreement is held until it is used up or given back"]
 pub struct Approval {
     live: Option<Live>,
@@ -108,14 +111,20 @@ impl Approval {
         Ok(used)
     }
 
-    /// Leaves it to the next try of the same call.
+    /// Leaves it to the next try of the same call. Of what was agreed to in advance nothing was taken.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it is given back in the background.
     pub async fn give_back(mut self) {
         if let Some(live) = self.live.take() {
-            live.give_back().await;
+            let core = Arc::clone(&live.core);
+            let (said, done) = tokio::sync::oneshot::channel();
+            core.detach(async move {
+                live.give_back().await;
+                let _ = said.send(());
+            });
+            let _ = done.await;
         }
     }
 
@@ -138,7 +147,9 @@ impl Live {
                 let work = async {
                     let mut tx = core.store.begin().await?;
                     let hold = self.hold;
-                    if !core.store.try_consume_in_tx(&mut tx, id, hold).await? {
+                    if !core.store.try_consume_in_tx(&mut tx, id, hold).await?
+                        || !self.is_stored_policy(&mut tx).await?
+                    {
                         return Err(GateError::NotHeld);
                     }
                     core.audit.append_in_tx(&mut tx, event).await?;
@@ -153,28 +164,50 @@ impl Live {
                 })
             }
             By::Standing(grant) => {
-                // The use was taken when it was held; what is left is the entry.
                 let agent = self.who.agent_id();
                 let event = record::standing(agent, grant, Kind::GateConsumed)
                     .with("label", &self.about.label)
                     .with("session", self.who.session_id().as_str())
                     .with("call_digest", hex::encode(self.about.digest));
-                let recorded = core.audit.append(event).await?;
+                let entry = event.id();
+                let work = async {
+                    let mut tx = core.store.begin().await?;
+                    if !core.store.try_use_standing_in_tx(&mut tx, grant).await?
+                        || !self.is_stored_policy(&mut tx).await?
+                    {
+                        return Err(GateError::NotHeld);
+                    }
+                    core.audit.append_in_tx(&mut tx, event).await?;
+                    Ok(GateStore::commit(tx).await?)
+                };
+                core.within("use an approval", work).await?;
                 Ok(UsedApproval {
                     request: None,
                     grant: Some(grant),
                     digest: self.about.digest,
-                    entry: recorded.id(),
+                    entry,
                 })
             }
         }
     }
 
+    /// Whether the policy that asked is the one that is stored: this process may not have heard of another one yet.
+    /// Asked last, for it is not locked.
+    async fn is_stored_policy(&self, tx: &mut PgConnection) -> Result<bool, GateError> {
+        let (core, hash) = (&self.core, &self.about.policy_hash);
+        if hash.is_empty() {
+            return Ok(true);
+        }
+        let agent = self.who.agent_id();
+        let document = core.store.fetch_policy_in_tx(tx, agent.as_str()).await?;
+        let stored = core.policy_of(agent, document.as_deref());
+        Ok(stored.is_some_and(|(_, stored)| stored == *hash))
+    }
+
     async fn give_back(self) {
-        let given = match self.by {
-            By::Request(id) => self.core.store.give_back(id, self.hold).await,
-            By::Standing(id) => self.core.store.give_back_standing(id).await,
-        };
+        // Of what was agreed to in advance nothing was taken.
+        let By::Request(id) = self.by else { return };
+        let given = self.core.store.give_back(id, self.hold).await;
         if let Err(error) = given {
             tracing::warn!(%error, "an approval was not given back; it can be used again when it is no longer held");
         }

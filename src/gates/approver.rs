@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::store::Stored;
 use crate::call::Principal;
 use crate::ids::{Id, InvalidId, UserId, kind};
 
@@ -136,19 +137,6 @@ fn letters(text: &str) -> String {
     text.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-/// The ways in which an agent's id may be written that folds as `id` does, as the index has them.
-pub(super) fn spellings(id: &str) -> Vec<String> {
-    let names = [fold(id), letters(&id.to_ascii_lowercase())];
-    let with = |name: &String| {
-        let prefixed = PREFIXES.iter().map(|prefix| format!("{prefix}{name}"));
-        prefixed.chain([name.clone()]).collect::<Vec<_>>()
-    };
-    let mut all: Vec<String> = names.iter().flat_map(with).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
 /// Who may never decide what `who` asks for: all agents of its line, who operates them, and on
 /// whose behalf they act.
 pub(super) fn barred(who: &Principal) -> Vec<String> {
@@ -165,6 +153,27 @@ pub(super) fn barred(who: &Principal) -> Vec<String> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// Who may never decide what a stored request is about, by its own ids. Whoever wrote the row may have left them out
+/// of its list.
+pub(super) fn barred_in(request: &Stored) -> impl Iterator<Item = String> {
+    let ancestors = request.ancestors.iter();
+    let agents = ancestors.filter_map(|line| line.split(' ').next());
+    let own = [
+        Some(request.shown.agent.as_str()),
+        request.user.as_deref(),
+        request.operator.as_deref(),
+    ];
+    own.into_iter().flatten().chain(agents).map(fold)
+}
+
+/// The agents that started this one, nearest first, as they are stored.
+pub(super) fn ancestors(who: &Principal) -> Vec<String> {
+    line(who)
+        .skip(1)
+        .map(|one| format!("{} {}", one.agent_id(), one.session_id()))
+        .collect()
 }
 
 /// Whether it is known who operates the agents of the line. Who operates one operates those that it

@@ -3,8 +3,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::approver::{barred, line, operator_is_known};
-use super::core::{Core, Under};
+use super::approver::{ancestors, barred, operator_is_known};
+use super::core::{Core, Kept, Under};
 use super::engine::RequestState;
 use super::error::GateError;
 use super::notify::ApprovalNotice;
@@ -62,10 +62,7 @@ impl Subject<'_> {
             session: who.session_id().to_string(),
             user: who.user_id().map(ToString::to_string),
             operator: who.operator_id().map(ToString::to_string),
-            ancestors: line(who)
-                .skip(1)
-                .map(|one| format!("{} {}", one.agent_id(), one.session_id()))
-                .collect(),
+            ancestors: ancestors(who),
             call_digest: self.digest,
             frame_digest: self.frame,
             policy_hash: under.policy_hash.clone(),
@@ -102,12 +99,12 @@ impl Core {
         subject: &Subject<'_>,
         under: &Under,
     ) -> Result<ApprovalRequest, GateError> {
-        let id = self
+        let mut id = self
             .remembered(&subject.digest)
             .unwrap_or_else(RequestId::new);
         for _ in 0..ROUNDS {
             if let Some(found) = self.store.find_request(&subject.digest).await?
-                && let Some(standing) = self.standing_as(found, under).await?
+                && let Some(standing) = self.standing_as(found, subject.who, under).await?
             {
                 return Ok(standing);
             }
@@ -115,6 +112,8 @@ impl Core {
             if let Some(made) = self.make(subject, &new).await? {
                 return Ok(made);
             }
+            // Another one lives; or this very one was stored from the journal, and has ended since.
+            id = RequestId::new();
         }
         // Others end and make it faster than it can be read.
         Err(StoreError::new("ask for approval", StoreFault::Aborted).into())
@@ -125,9 +124,20 @@ impl Core {
     async fn standing_as(
         &self,
         found: Stored,
+        who: &Principal,
         under: &Under,
     ) -> Result<Option<ApprovalRequest>, GateError> {
-        let same_policy = found.policy_hash == under.policy_hash;
+        // What a contract had somebody asked on the policy's terms is not asked again on the host's.
+        let by_policy =
+            || !found.policy_hash.is_empty() && self.is_in_force(who, &found.policy_hash);
+        let same_policy =
+            found.policy_hash == under.policy_hash || (under.policy_hash.is_empty() && by_policy());
+        if found.shown.state == RequestState::Pending && !self.is_ours(&found) {
+            // Nobody can decide it, and it would be in the way.
+            self.take_back(&found, |event| event.decision("other_terms"))
+                .await?;
+            return Ok(None);
+        }
         match found.shown.state {
             RequestState::Pending | RequestState::Granted => {
                 if found.held {
@@ -156,9 +166,9 @@ impl Core {
         new: &NewRequest,
     ) -> Result<Option<ApprovalRequest>, GateError> {
         let mut tx = self.store.begin().await?;
-        let Some((requested_at, expires_at)) =
-            self.store.insert_request_in_tx(&mut tx, new).await?
-        else {
+        let mac = self.terms_mac(new);
+        let stored = self.store.insert_request_in_tx(&mut tx, new, &mac);
+        let Some((requested_at, expires_at)) = stored.await? else {
             return Ok(None);
         };
         let about = subject.about(new.id, &new.policy_hash);
@@ -189,8 +199,21 @@ impl Core {
 
     /// Stores what the journal kept. Its entry is in the trail already.
     pub(super) async fn store_kept(&self, new: &NewRequest) -> Result<(), StoreError> {
+        // A no stands here, too: an outage is no way around it.
+        let before = self.store.find_request(&new.call_digest).await?;
+        let refused = before.is_some_and(|found| {
+            found.shown.state == RequestState::Denied
+                && !found.due
+                && found.policy_hash == new.policy_hash
+        });
+        if refused {
+            self.forget(&new.call_digest);
+            return Ok(());
+        }
         let mut tx = self.store.begin().await?;
-        let stored = self.store.insert_request_in_tx(&mut tx, new).await?;
+        let mac = self.terms_mac(new);
+        let stored = self.store.insert_request_in_tx(&mut tx, new, &mac);
+        let stored = stored.await?;
         if stored.is_some() {
             self.store.notify_in_tx(&mut tx, new.id).await?;
         }
@@ -254,12 +277,13 @@ impl Core {
         }
         let id = RequestId::new();
         let new = subject.new_request(id, under);
-        self.write_note(&new).await?;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < REMEMBERED {
-            kept.insert(subject.digest, id);
+        // Before it is written: whoever stores it from the journal, at once perhaps, forgets it after that.
+        self.remember(subject.digest, id);
+        if let Err(error) = self.write_note(&new).await {
+            self.forget_if(&subject.digest, id);
+            return Err(error);
         }
-        drop(kept);
+        self.is_written(&subject.digest, id);
         self.drain_soon(subject.digest);
         let about = subject.about(id, &under.policy_hash);
         let event = about.event_of(subject.who, Kind::GateRequested);
@@ -292,7 +316,32 @@ impl Core {
 
     fn remembered(&self, digest: &[u8; 32]) -> Option<RequestId> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(digest).copied()
+        let found = kept.get(digest).filter(|kept| kept.written);
+        found.map(|kept| kept.id)
+    }
+
+    fn remember(&self, digest: [u8; 32], id: RequestId) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = kept.get(&digest);
+        // Of two that write it at once the last is remembered, and of one that nobody waited for the next.
+        let free = before.map_or(kept.len() < REMEMBERED, |before| !before.written);
+        if free {
+            kept.insert(digest, Kept { id, written: false });
+        }
+    }
+
+    fn is_written(&self, digest: &[u8; 32], id: RequestId) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.get_mut(digest).filter(|kept| kept.id == id) {
+            kept.written = true;
+        }
+    }
+
+    fn forget_if(&self, digest: &[u8; 32], id: RequestId) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.get(digest).is_some_and(|kept| kept.id == id) {
+            kept.remove(digest);
+        }
     }
 
     fn forget(&self, digest: &[u8; 32]) {

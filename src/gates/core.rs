@@ -1,7 +1,8 @@
 //! What every clone of the handle shares, and the way in which everything is changed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -14,7 +15,7 @@ use super::store::GateStore;
 use crate::audit::Audit;
 use crate::call::Parts;
 use crate::halt::Halt;
-use crate::ids::RequestId;
+use crate::ids::{AgentId, RequestId};
 use crate::store::{PolicyWatch, StoreError};
 use crate::task;
 
@@ -30,10 +31,41 @@ pub(super) struct Core {
     pub(super) watch: PolicyWatch<Option<Read>>,
     pub(super) desk: Desk,
     /// The requests that are in the journal, so that asking again does not write them again.
-    pub(super) kept: Mutex<HashMap<[u8; 32], RequestId>>,
+    pub(super) kept: Mutex<HashMap<[u8; 32], Kept>>,
+    pub(super) others: Others,
     pub(super) runtime: Handle,
     /// Held by what goes on without a caller, so that shutdown can wait for it.
     pub(super) background: Arc<Semaphore>,
+}
+
+/// A request that is in the journal, or on its way there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) id: RequestId,
+    /// Whether it is synced.
+    pub(super) written: bool,
+}
+
+type List = Box<dyn Fn() -> Vec<AgentId> + Send + Sync>;
+
+/// The agents that only this process knows of.
+#[derive(Default)]
+pub(super) struct Others(OnceLock<List>);
+
+impl Others {
+    pub(super) fn set(&self, list: impl Fn() -> Vec<AgentId> + Send + Sync + 'static) {
+        let _ = self.0.set(Box::new(list));
+    }
+
+    pub(super) fn list(&self) -> Vec<AgentId> {
+        self.0.get().map_or_else(Vec::new, |list| list())
+    }
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Others(..)")
+    }
 }
 
 impl Core {

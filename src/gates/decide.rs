@@ -90,19 +90,15 @@ impl Core {
         let facts = Facts {
             approvers: &request.shown.approvers,
             in_team: looked.in_team,
-            barred: &request.barred,
-            operator_known: request.operator_known,
-            is_agent: looked.is_agent || self.book.names(&fold(approver.id())),
+            barred: &looked.barred,
+            operator_known: self.is_operator_known(&looked),
+            is_agent: looked.is_agent || self.is_agent_here(&fold(approver.id())),
             voters: &request.voters,
         };
         if let Err(blocked) = may_decide(&facts, approver) {
             let error = GateError::from(blocked);
             if matches!(error, GateError::SelfApproval | GateError::UnknownOperator) {
-                let event = About::from(request)
-                    .event(Kind::GateSelfApprovalBlocked)
-                    .decision("deny")
-                    .with("approver", approver.to_string());
-                self.audit.log_detached(event);
+                self.blocked(request, &approver.to_string());
             }
             // Whoever decided a request that has ended hears that, and not that he did.
             if error == GateError::AlreadyVoted && request.shown.state.is_final() {
@@ -110,7 +106,17 @@ impl Core {
             }
             return Err(error);
         }
+        self.check_terms(&looked)?;
         Ok(looked)
+    }
+
+    /// That somebody may be who asks is on record.
+    fn blocked(&self, request: &Stored, who: &str) {
+        let event = About::from(request)
+            .event(Kind::GateSelfApprovalBlocked)
+            .decision("deny")
+            .with("approver", who);
+        self.audit.log_detached(event);
     }
 
     /// Counts the decision and puts it on record, in one transaction: neither is ever there alone.
@@ -225,6 +231,13 @@ impl Core {
     ) -> Result<Timestamp, GateError> {
         let found = self.store.fetch_request(id).await?;
         let found = found.ok_or(GateError::NoRequest)?;
+        // Whoever may not decide it chooses nobody who does.
+        let name = fold(by.as_str());
+        let (barred, _) = self.store.barred_of(&found).await?;
+        if name.is_empty() || barred.contains(&name) || self.is_agent(&name).await? {
+            self.blocked(&found, &format!("operator:{by}"));
+            return Err(GateError::SelfApproval);
+        }
         let life = escalation.life.map(|life| life.as_micros());
         let life = life.map(|micros| i64::try_from(micros).unwrap_or(i64::MAX));
         let mut tx = self.store.begin().await?;

@@ -70,6 +70,8 @@ pub enum GateError {
     AlreadyVoted,
     /// Others agreed to the call with other arguments.
     OtherArguments,
+    /// The request is not as it was asked for, or its policy is no longer the one that is stored.
+    OtherTerms,
     /// What was shown is not what was asked for.
     NotWhatWasAsked,
     /// The arguments that were agreed to are not narrower.
@@ -134,6 +136,7 @@ impl GateError {
             Self::TeamCannotDecide => "a team decides nothing",
             Self::AlreadyVoted => "this approver has decided already",
             Self::OtherArguments => "others agreed to the call with other arguments",
+            Self::OtherTerms => "the request is not on the terms that it has to be asked for on",
             Self::NotWhatWasAsked => "these arguments are not those of the request",
             Self::NotNarrower(_) => "the arguments are not narrower",
             Self::Token(_) => "the token lets nobody decide",
@@ -175,6 +178,7 @@ impl GateError {
             Self::TeamCannotDecide => "decide as user:<id>, one of its members",
             Self::AlreadyVoted => "another person must decide too",
             Self::OtherArguments => "agree to the same arguments, or refuse",
+            Self::OtherTerms => "have the call tried again, so that it is asked for anew",
             Self::NotWhatWasAsked => "show the arguments of the call that asked",
             Self::NotNarrower(_) => "agree to less than was asked for, or refuse",
             Self::Token(fault) => fault.remedy(),

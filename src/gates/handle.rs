@@ -231,7 +231,7 @@ impl Gates {
     }
 
     /// The requests after `after` that can be decided now, oldest first, some hundreds at a time; at
-    /// the end none.
+    /// the end none. One that cannot be read is left out, and said so in the log.
     ///
     /// # Errors
     ///
@@ -240,8 +240,17 @@ impl Gates {
         &self,
         after: Option<RequestId>,
     ) -> Result<Vec<ApprovalRequest>, GateError> {
-        let found = self.on()?.store.list_pending(after).await?;
-        Ok(found.into_iter().map(|stored| stored.shown).collect())
+        let core = self.on()?;
+        let mut next = after;
+        loop {
+            let (found, last) = core.store.list_pending(next).await?;
+            // A page on which nothing can be read is not the end.
+            if found.is_empty() && last.is_some() {
+                next = last;
+                continue;
+            }
+            return Ok(found.into_iter().map(|stored| stored.shown).collect());
+        }
     }
 
     /// Waits until the request is pending no more, for `at_most`; answers with how it stands then,
@@ -270,6 +279,7 @@ impl Gates {
     ///
     /// * [`GateError::SelfApproval`], [`GateError::UnknownOperator`]: he may be who asks. On record.
     /// * [`GateError::NotApprover`], [`GateError::TeamCannotDecide`], [`GateError::AlreadyVoted`].
+    /// * [`GateError::OtherTerms`] if the request is not as it was asked for, or the policy is another one by now.
     /// * [`GateError::NotPending`] if it was decided before, or is past its time.
     /// * [`GateError::OtherArguments`] if others agreed to something else.
     /// * [`GateError::NotWhatWasAsked`] if it is narrowed from other arguments.
@@ -293,6 +303,8 @@ impl Gates {
     /// # Errors
     ///
     /// * [`GateError::NotPending`] if there is nothing left to decide.
+    /// * [`GateError::SelfApproval`] if `by` may not decide it: what he, his agents or his operator ask for.
+    ///   On record.
     /// * [`GateError::Policy`] if the life is none.
     /// * [`GateError::Store`] if the change may not be made.
     ///
@@ -342,11 +354,13 @@ impl Gates {
     ///
     /// # Errors
     ///
-    /// As [`decide`](Self::decide): nobody gets a token for what he could not do himself.
+    /// As [`decide`](Self::decide): nobody gets a token for what he could not do himself. Also
+    /// [`GateError::Store`] if that it was given out could not be stored, as with a database role that may not
+    /// decide: a token that was not given out decides nothing.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing is stored.
+    /// Cancel safe: a token that nobody got may be stored as given out, and decides nothing.
     pub async fn token_for(
         &self,
         id: RequestId,

@@ -63,6 +63,7 @@ mod show;
 mod spend;
 mod standing;
 mod store;
+mod terms;
 mod token;
 mod wait;
 
@@ -152,6 +153,7 @@ impl Gates {
             watch,
             desk: notify::Desk::new(),
             kept: std::sync::Mutex::default(),
+            others: core::Others::default(),
             runtime: Handle::current(),
             background: Arc::new(Semaphore::new(MANY as usize)),
         });
@@ -179,13 +181,19 @@ impl Gates {
         self.off.map_or(Ok(&self.core), Err)
     }
 
+    /// Also knows the agents that `list` names: those that only this process knows of.
+    pub(crate) fn agents_by(&self, list: impl Fn() -> Vec<AgentId> + Send + Sync + 'static) {
+        self.core.others.set(list);
+    }
+
     /// Reads what is stored, and begins to hear of changes.
     pub(crate) async fn load(&self) -> Result<(), StoreError> {
         self.core.watch.start().await
     }
 
-    /// Completes what was handed to the background.
+    /// Stops following changes, and completes what was handed to the background.
     pub(crate) async fn shutdown(&self) {
+        self.core.watch.stop();
         let deadline = self.core.store.store.deadline();
         self.core.desk.settle(deadline).await;
         let all = self.core.background.acquire_many(MANY);
@@ -227,7 +235,8 @@ impl Gates {
         }
         let subject = self.subject(parts, digest);
         match self.terms_of(parts.principal)? {
-            Some(under) => core.admit(&subject, Some(parts), &under).await,
+            // Nobody agrees in advance to what no policy names.
+            Some(under) => core.admit(&subject, None, &under).await,
             None => core.take_asked(&subject).await,
         }
     }
@@ -284,10 +293,7 @@ impl Gates {
     /// Who is asked about an agent's doings that no policy names, if it has a policy.
     fn terms_of(&self, who: &Principal) -> Result<Option<Under>, GateError> {
         match self.core.book.find(who.agent_id()) {
-            Some(Known::Policy(found)) => Ok(Some(Under {
-                terms: found.policy.terms(),
-                policy_hash: String::new(),
-            })),
+            Some(Known::Policy(found)) => Ok(Some(Under::from(&*found))),
             Some(Known::Broken) => Err(GateError::BrokenPolicy),
             None => Ok(None),
         }

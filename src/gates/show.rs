@@ -22,7 +22,8 @@ pub(super) fn text_of(call: &Call) -> Result<String, InvalidCall> {
     ];
     for (name, value) in lines {
         if let Some(value) = value {
-            let _ = writeln!(out, "{name} {}", escape(value));
+            // Outside of JSON a backslash is one of the text, unless two are written for it.
+            let _ = writeln!(out, "{name} {}", escape(&value.replace('\\', "\\\\")));
         }
     }
     for label in parts.labels {
@@ -34,12 +35,13 @@ pub(super) fn text_of(call: &Call) -> Result<String, InvalidCall> {
     Ok(out)
 }
 
-/// Every character that is not seen, moves others, or is taken for another one, as JSON escapes it.
-/// In JSON that changes nothing of what it says: read back, it is hashed as the same arguments.
+/// Every character but printable ASCII as JSON escapes it: one that is not seen, moves others, or is taken for another
+/// one (a Cyrillic a, a fullwidth digit). In JSON that changes nothing of what it says: read back, it is hashed as the
+/// same arguments.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_plain(c) {
+        if matches!(c, ' '..='~') {
             out.push(c);
             continue;
         }
@@ -49,20 +51,6 @@ fn escape(text: &str) -> String {
         }
     }
     out
-}
-
-/// Printable ASCII, and letters and digits of other scripts, without marks that have no place of
-/// their own.
-fn is_plain(c: char) -> bool {
-    c == ' ' || c.is_ascii_graphic() || (c.is_alphanumeric() && !is_deceptive(c))
-}
-
-/// Letters by name that show nothing.
-const fn is_deceptive(c: char) -> bool {
-    matches!(
-        c,
-        '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{17b4}' | '\u{17b5}'
-    )
 }
 
 impl Core {
@@ -103,12 +91,38 @@ mod tests {
         );
     }
 
+    #[test]
+    fn f39_no_letter_is_taken_for_another_one() {
+        // Cyrillic, fullwidth, mathematical, right-to-left, a digit of another script.
+        let text = shown(&json!({"to": "p\u{430}ypal \u{ff41}\u{1d44e}\u{5d0}\u{661}\u{df}"}));
+        assert_eq!(
+            text,
+            "tool refund\nargs {\"to\":\"p\\u0430ypal \\uff41\\ud835\\udc4e\\u05d0\\u0661\\u00df\"}\n"
+        );
+    }
+
+    #[test]
+    fn what_is_written_out_is_not_what_was_written_so() {
+        let me = Principal::agent(AgentId::parse("a").unwrap());
+        let on = |resource: &str| text_of(&Call::tool(&me, "refund").resource(resource)).unwrap();
+        assert_eq!(on("a\\u000ab"), "tool refund\nresource a\\\\u000ab\n");
+        assert_ne!(on("a\\u000ab"), on("a\nb"));
+        assert_ne!(on("a\\\\b"), on("a\\b"));
+    }
+
     proptest! {
+        #[test]
+        fn no_two_resources_are_shown_alike(one in "[\\\\u0ab\n\u{430}]{0,6}", other in "[\\\\u0ab\n\u{430}]{0,6}") {
+            let me = Principal::agent(AgentId::parse("a").unwrap());
+            let on = |resource: &str| text_of(&Call::tool(&me, "refund").resource(resource)).ok();
+            prop_assert!(one == other || on(&one).is_none() || on(&one) != on(&other));
+        }
+
         #[test]
         fn what_is_shown_is_what_is_hashed(key in ".*", text in ".*", n in any::<i32>()) {
             let args = json!({key: [text, n]});
             let shown = shown(&args);
-            prop_assert!(shown.chars().all(|c| c == '\n' || is_plain(c)));
+            prop_assert!(shown.bytes().all(|b| b == b'\n' || (0x20..0x7f).contains(&b)));
             prop_assert_eq!(shown.lines().count(), 2, "nothing begins a line of its own");
             let back: Value = serde_json::from_str(shown.lines().nth(1).unwrap().strip_prefix("args ").unwrap()).unwrap();
             prop_assert_eq!(canonical_arguments(&back).unwrap(), canonical_arguments(&args).unwrap());

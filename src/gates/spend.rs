@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::approval::{Approval, By};
-use super::approver::{barred, operator_is_known};
+use super::approver::{ancestors, barred, fold, operator_is_known};
 use super::ask::Subject;
 use super::book::Known;
 use super::core::{Core, Under};
@@ -31,8 +31,8 @@ impl Core {
         let hold = Uuid::now_v7();
         let taken = self.within("take an approval", self.take(subject, parts, under, hold));
         match taken.await {
-            Ok(Some((by, id))) => {
-                let about = subject.about(id, &under.policy_hash);
+            Ok(Some((by, id, hash))) => {
+                let about = subject.about(id, &hash);
                 return Ok(Approval::new(
                     Arc::clone(self),
                     by,
@@ -56,19 +56,8 @@ impl Core {
     ) -> Result<Approval, GateError> {
         self.halt.check(subject.who)?;
         let hold = Uuid::now_v7();
-        // On the terms of the policy that is in force, or on the host's own.
-        let in_force = match self.book.find(subject.who.agent_id()) {
-            Some(Known::Policy(found)) => Some(found.hash.clone()),
-            _ => None,
-        };
-        let taken = self.within("take an approval", async {
-            for hash in in_force.into_iter().chain([String::new()]) {
-                if let Some(id) = self.store.try_take(&subject.digest, &hash, hold).await? {
-                    return Ok(Some((id, hash)));
-                }
-            }
-            Ok(None)
-        });
+        let taken = self.take_granted(subject, "", hold);
+        let taken = self.within("take an approval", taken);
         let (id, hash) = taken.await?.ok_or(GateError::NotAsked)?;
         let (by, about) = (By::Request(id), subject.about(id, &hash));
         Ok(Approval::new(
@@ -80,27 +69,47 @@ impl Core {
         ))
     }
 
+    /// Takes what was granted under the policy; where the host asks, also what was granted on its own terms.
+    async fn take_granted(
+        &self,
+        subject: &Subject<'_>,
+        policy_hash: &str,
+        hold: Uuid,
+    ) -> Result<Option<(RequestId, String)>, GateError> {
+        let in_force = match self.book.find(subject.who.agent_id()) {
+            Some(Known::Policy(found)) if policy_hash.is_empty() => Some(found.hash.clone()),
+            _ => None,
+        };
+        for hash in in_force.into_iter().chain([policy_hash.to_owned()]) {
+            if let Some(id) = self.store.try_take(&subject.digest, &hash, hold).await? {
+                return Ok(Some((id, hash)));
+            }
+        }
+        Ok(None)
+    }
+
     async fn take(
         &self,
         subject: &Subject<'_>,
         parts: Option<&Parts<'_>>,
         under: &Under,
         hold: Uuid,
-    ) -> Result<Option<(By, RequestId)>, GateError> {
+    ) -> Result<Option<(By, RequestId, String)>, GateError> {
         let policy = &under.policy_hash;
-        if let Some(id) = self.store.try_take(&subject.digest, policy, hold).await? {
-            return Ok(Some((By::Request(id), id)));
+        if let Some((id, hash)) = self.take_granted(subject, policy, hold).await? {
+            return Ok(Some((By::Request(id), id, hash)));
         }
         if let Some(parts) = parts
-            && let Some(grant) = self.take_standing(subject, parts, under).await?
+            && let Some(grant) = self.find_standing(subject, parts, under).await?
         {
-            return Ok(Some((By::Standing(grant), RequestId::new())));
+            let (by, none) = (By::Standing(grant), RequestId::new());
+            return Ok(Some((by, none, policy.clone())));
         }
         Ok(None)
     }
 
-    /// Takes one use of what was agreed to in advance, by somebody who may decide for this caller.
-    async fn take_standing(
+    /// Finds what was agreed to in advance by somebody who may decide for this caller.
+    async fn find_standing(
         &self,
         subject: &Subject<'_>,
         parts: &Parts<'_>,
@@ -116,10 +125,19 @@ impl Core {
         }
         let what = self.audit.what_digest(parts);
         let agent = who.agent_id().as_str();
-        let never = barred(who);
-        self.store
-            .try_take_standing(agent, tool.as_str(), &what, &under.policy_hash, &never)
-            .await
+        let mut never = barred(who);
+        let (tool, hash) = (tool.as_str(), under.policy_hash.as_str());
+        let store = &self.store;
+        let any = store.find_standing(agent, tool, &what, hash, &never);
+        if any.await?.is_none() {
+            return Ok(None);
+        }
+        // Whom the caller did not name, and others know to operate its agents.
+        let session = who.session_id().as_str();
+        let ancestors = ancestors(who);
+        let known = store.operators_of(agent, session, &ancestors).await?;
+        never.extend(known.iter().map(|known| fold(&known.operator)));
+        store.find_standing(agent, tool, &what, hash, &never).await
     }
 
     /// Finds or makes the request, and says where it stands.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::approver::{ApproverRef, fold, spellings};
+use super::approver::{ApproverRef, fold};
 use super::book::Known;
 use super::core::Core;
 use super::error::GateError;
@@ -182,8 +182,7 @@ impl Core {
         if !by.is_person() {
             return Err(GateError::TeamCannotDecide);
         }
-        let named = self.book.names(&fold(by.id()));
-        if named || self.store.is_agent(&spellings(by.id())).await? {
+        if self.is_agent(&fold(by.id())).await? {
             let event = AuditEvent::system(None, Kind::GateSelfApprovalBlocked)
                 .decision("deny")
                 .with("agent_id", agent.as_str())

@@ -1,6 +1,7 @@
 //! Properties of the pure parts.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use serde_json::json;
 
 use super::approver::{barred, fold, operator_is_known};
@@ -91,6 +92,92 @@ proptest! {
         let narrowed = Narrower::than(&json!({"n": old, "to": "x"})).unwrap().set("n", &new);
         let less = new.abs() <= old.abs() && (new == 0 || new.signum() == old.signum());
         prop_assert_eq!(narrowed.is_ok(), less);
+    }
+}
+
+#[tokio::test]
+async fn f43_a_call_whose_kept_request_has_ended_is_asked_for_anew() {
+    use crate::store::{Store, TestDatabase};
+
+    let test = TestDatabase::fresh().await.unwrap();
+    let clock = Arc::new(crate::time::SystemClock);
+    let store = Store::open(&test.database(), crate::ids::TenantId::single(), clock)
+        .await
+        .unwrap();
+    let keys = crate::audit::AuditKeys::single(crate::secret::Secret::generate().unwrap());
+    let audit = Audit::start(store.clone(), keys, &crate::audit::AuditOptions::default());
+    let halt = Halt::new(
+        store.clone(),
+        audit.clone(),
+        &crate::halt::HaltSettings::default(),
+    );
+    halt.load().await.unwrap();
+    let gates = Gates::new(store, audit, halt);
+    gates.load().await.unwrap();
+    let who = agent("a").operated_by(OperatorId::parse("dana").unwrap());
+    let call = crate::call::Call::tool(&who, "wipe");
+    let ask = || Ask::of(["user:erin"]).unwrap();
+    let first = gates.request(&call, ask()).await.unwrap().id();
+    let by = Withdrawer::Requester(&who);
+    gates.withdraw(first, by).await.unwrap();
+    // As where another process stored it from the journal.
+    let digest = gates.core.audit.call_digest(&call.parts().unwrap());
+    let kept = core::Kept {
+        id: first,
+        written: true,
+    };
+    gates.core.kept.lock().unwrap().insert(digest, kept);
+    let next = gates.request(&call, ask()).await.unwrap();
+    assert_eq!(next.state(), Some(RequestState::Pending));
+    assert_ne!(next.id(), first);
+}
+
+#[tokio::test]
+async fn f39_the_database_compares_names_as_this_crate_does() {
+    let test = crate::store::TestDatabase::fresh().await.unwrap();
+    let pool = test.database().connect_pool().await.unwrap();
+    let mut names: Vec<String> = [
+        "user:",
+        "user:user:",
+        "::",
+        "...",
+        ":",
+        "/",
+        "a/user:b",
+        "user/operator:Agent/x",
+        "@corp",
+        "@",
+        "+a@b",
+        "a+b@c",
+        "user:@x",
+        "mailto:A.B+c@D",
+        ":a",
+        "session:team:human:z_9",
+        "users:a",
+        "user:=",
+    ]
+    .map(str::to_owned)
+    .into();
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for strategy in [
+        "[a-cU:/@+._=-]{1,12}",
+        "((user|AGENT|team)?[:/]){0,3}[a-bA9:/@+.]{0,6}x?",
+    ] {
+        let strategy = proptest::string::string_regex(strategy).unwrap();
+        for _ in 0..1_000 {
+            names.push(strategy.new_tree(&mut runner).unwrap().current());
+        }
+    }
+    names.extend((0..50).map(|_| alias().new_tree(&mut runner).unwrap().current().1));
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT portcullis.folded(n.name) FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place) ORDER BY place",
+    )
+    .bind(&names)
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    for (name, folded) in names.iter().zip(rows) {
+        assert_eq!(folded, fold(name), "{name}");
     }
 }
 
@@ -276,6 +363,7 @@ fn no_error_says_what_was_asked_for_or_who_may_agree() {
         GateError::Narrowed { request: id },
         GateError::NotHeld,
         GateError::SelfApproval,
+        GateError::OtherTerms,
         GateError::Token(TokenFault::Used),
     ] {
         let text = error.to_string();

@@ -3,13 +3,15 @@
 //! A token is `pca1.<claims>.<mac>`, both in base64url without padding. The claims are written in
 //! the way of [`canon`](crate::canon), under a label of their own; the MAC is HMAC-SHA256 under a key
 //! that serves nothing else. What algorithm it is, the token does not say: there is one. A token
-//! holds for one tenant, request, approver and decision, until a moment, once.
+//! holds for one tenant, request, approver and decision, until a moment, once; and only if somebody who may
+//! decide has given it out, which is stored: every program of an agent's has the key.
 
 use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::approver::{ApproverRef, fold};
@@ -240,6 +242,10 @@ impl Core {
             expires_at: request.now.plus(life),
         };
         let bytes = claims.bytes();
+        // Whoever has the key could make one; only who may decide can store that it was given out.
+        let hash = Sha256::digest(&bytes).into();
+        let issued = async { Ok(self.store.issue_token(&token, id, &hash).await?) };
+        self.within("give a token out", issued).await?;
         let mac = self.audit.token_mac(&bytes);
         let text = format!(
             "{PREFIX}.{}.{}",
@@ -251,6 +257,13 @@ impl Core {
 
     pub(super) async fn decide_by_token(&self, text: &str) -> Result<Decided, GateError> {
         let claims = self.open(text)?;
+        let hash = Sha256::digest(claims.bytes()).into();
+        let issued = self
+            .store
+            .is_token_issued(&claims.token, claims.request, &hash);
+        if !issued.await? {
+            return Err(TokenFault::Invalid.into());
+        }
         let looked = match self.look(claims.request, &claims.approver).await {
             Ok(looked) => looked,
             // Used before, it has voted, or ended the request: that is a replay, and said so.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::core::Core;
 use super::engine::RequestState;
 use super::error::GateError;
+use super::policy::MAX_LIFE;
 use super::request::ApprovalRequest;
 use crate::ids::RequestId;
 use crate::store::{StoreError, Topic, Wake};
@@ -22,7 +23,8 @@ impl Core {
         id: RequestId,
         at_most: Duration,
     ) -> Result<ApprovalRequest, GateError> {
-        let until = Instant::now() + at_most;
+        // Nothing lives for longer; and a moment further off may be none.
+        let until = Instant::now() + at_most.min(MAX_LIFE);
         let wanted = id.to_string();
         // Heard from before the first look on, so that nothing falls in between.
         let mut heard = self.store.store.subscribe(Topic::Approvals);

@@ -21,7 +21,7 @@ pub enum State {
     Idle,
     /// It has not been heard of for too long.
     Unresponsive,
-    /// It is halted: the halt switch says so, whatever it says of itself.
+    /// It is halted and has not ended: the halt switch says so, whatever else it says of itself.
     Halted,
     /// It has ended; nothing follows.
     Closed,
@@ -72,7 +72,8 @@ impl State {
         }
     }
 
-    /// The one rule of it: what others say of a session comes before what it says of itself.
+    /// The one rule of it: what others say of a session comes before what it says of itself, save that it has ended;
+    /// nothing that has does anything any more.
     pub(super) const fn of(status: Status, late: bool, halted: bool) -> Self {
         match status {
             Status::Closed => Self::Closed,

@@ -45,6 +45,7 @@ const TABLES: &[&str] = &[
     "approval_requests",
     "approval_teams",
     "approval_tokens",
+    "approval_tokens_issued",
     "approval_grants",
 ];
 
@@ -102,6 +103,8 @@ const TRIGGERS: &[&str] = &[
     "approval_requests_no_truncate",
     "approval_tokens_append_only",
     "approval_tokens_no_truncate",
+    "approval_tokens_issued_append_only",
+    "approval_tokens_issued_no_truncate",
     "approval_grants_fixed",
     "approval_grants_no_delete",
     "approval_grants_no_truncate",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis::audit::{Kind, Query};
 use portcullis::contracts::{Condition, Contract, Promise};
 use portcullis::cost::{Budget, OnLimit};
-use portcullis::gates::{ApprovalPolicy, ApproverRef, Decision};
+use portcullis::gates::{ApprovalPolicy, ApproverRef, Ask, Decision};
 use portcullis::halt::Target;
 use portcullis::loops::LoopPolicy;
 use portcullis::scope::ScopePolicy;
@@ -155,6 +155,55 @@ async fn a_contract_that_wants_approval_gets_it_from_a_person_and_uses_it_up() {
     let empty = async |_: &Permit| Ok::<_, std::io::Error>("");
     let broken = gov.run(&call, empty).await.unwrap_err();
     assert!(matches!(broken, RunError::Broken(_)), "{broken:?}");
+}
+
+#[tokio::test]
+async fn f42_what_a_contract_or_a_limit_asked_for_does_not_outlive_the_policy_either() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let (gov, me) = governed(&test).await;
+    let contract = Contract::new("four-eyes")
+        .for_tools(["read_invoice"])
+        .requires(Condition::Approved);
+    gov.contracts().register(contract).await.unwrap();
+    let call = Call::tool(&me, "read_invoice");
+    // What somebody agreed to on other terms than the policy's is no answer to the contract.
+    let hosts = Ask::of(["user:zoe"]).unwrap();
+    let asked = gov.gates().request(&call, hosts).await.unwrap().id();
+    let zoe = ApproverRef::parse("user:zoe").unwrap();
+    let decided = gov.gates().decide(asked, &zoe, Decision::grant());
+    decided.await.unwrap();
+    let refused = gov.authorize(&call).await.unwrap_err();
+    assert_eq!(refused.gate(), Gate::Approval);
+    assert_ne!(refused.request(), Some(asked));
+    // Asking on the host's terms finds it, and takes nothing back.
+    let hosts = Ask::of(["user:zoe"]).unwrap();
+    let found = gov.gates().request(&call, hosts).await.unwrap().id();
+    assert_eq!(Some(found), refused.request());
+    grant(&gov, found).await;
+
+    let budget = Budget::for_agent(me.agent_id().clone())
+        .per_session(Usd::cents(1))
+        .on_limit(OnLimit::Ask);
+    gov.cost().register(budget).await.unwrap();
+    let dear = Call::tool(&me, "refund").args(&json!({"n": 1}));
+    let dear = dear.ceiling(Ceiling::usd(Usd::cents(8)));
+    let first = gov.authorize(&dear).await.unwrap_err().request().unwrap();
+    grant(&gov, first).await;
+    let raise = gov.authorize(&dear).await.unwrap_err().request().unwrap();
+    assert_ne!(raise, first);
+    grant(&gov, raise).await;
+
+    let stricter = ApprovalPolicy::new(me.agent_id().clone())
+        .require_for_tools(["payments.*"])
+        .and_then(|policy| policy.approvers(["user:frank"]))
+        .unwrap();
+    gov.gates().register(stricter).await.unwrap();
+    let again = gov.authorize(&call).await.unwrap_err();
+    assert_eq!(again.gate(), Gate::Approval);
+    assert_ne!(again.request(), Some(found));
+    let again = gov.authorize(&dear).await.unwrap_err();
+    assert_eq!(again.gate(), Gate::Approval, "{again}");
+    assert_ne!(again.request(), Some(raise));
 }
 
 #[tokio::test]

@@ -128,6 +128,12 @@ async fn try_to_decide(gov: &Governance, request: RequestId) {
         .decide(request, &erin(), Decision::grant())
         .await;
     forbidden("decide", gates(decided.unwrap_err()));
+    let minute = std::time::Duration::from_mins(1);
+    let token = gov
+        .gates()
+        .token_for(request, &erin(), &Decision::grant(), minute)
+        .await;
+    forbidden("token", gates(token.unwrap_err()));
     let granted = gov.gates().grant_standing(standing, &erin()).await;
     forbidden("in advance", gates(granted.unwrap_err()));
     let scoped = gov.scope().register(scope().allow_any_model()).await;

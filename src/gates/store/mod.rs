@@ -15,9 +15,10 @@ pub(super) use decide::{Looked, Vote, Voted};
 pub(super) use requests::NewRequest;
 pub(super) use standing::{NewGrant, StandingRow};
 
+use super::approver::ApproverRef;
 use super::engine::RequestState;
 use super::request::ApprovalRequest;
-use crate::ids::{AgentId, RequestId, SessionId};
+use crate::ids::{AgentId, RequestId, SessionId, is_well_formed};
 use crate::store::{Store, StoreError, Topic};
 use crate::time::Timestamp;
 
@@ -40,7 +41,11 @@ pub(super) struct Stored {
     pub(super) policy_hash: String,
     pub(super) barred: Vec<String>,
     pub(super) operator_known: bool,
+    pub(super) user: Option<String>,
     pub(super) operator: Option<String>,
+    pub(super) ancestors: Vec<String>,
+    pub(super) life_micros: i64,
+    pub(super) terms_mac: Vec<u8>,
     pub(super) voters: Vec<String>,
     pub(super) approved_digest: Option<[u8; 32]>,
     pub(super) revision: i32,
@@ -62,6 +67,14 @@ impl Stored {
             bytes.try_into().map_err(|_| torn())
         };
         let text = |column: &str| -> Result<String, sqlx::Error> { row.try_get(column) };
+        // They are shown, on terminals too; whoever may ask could have written anything.
+        let label = text("label")?;
+        let approvers: Vec<String> = row.try_get("approvers")?;
+        if !is_well_formed(label.strip_prefix("budget:").unwrap_or(&label))
+            || approvers.iter().any(|one| ApproverRef::parse(one).is_err())
+        {
+            return Err(torn());
+        }
         let voters: Vec<String> = row.try_get("voters")?;
         let quorum: i32 = row.try_get("quorum")?;
         let approved: Option<Vec<u8>> = row.try_get("approved_digest")?;
@@ -69,10 +82,10 @@ impl Stored {
             shown: ApprovalRequest {
                 id: RequestId::from_uuid(id("request_id")?),
                 state: RequestState::parse(&text("state")?).ok_or_else(torn)?,
-                label: text("label")?,
+                label,
                 agent: AgentId::parse(text("agent_id")?).map_err(|_| torn())?,
                 session: SessionId::parse(text("session_id")?).map_err(|_| torn())?,
-                approvers: row.try_get("approvers")?,
+                approvers,
                 quorum: u32::try_from(quorum).map_err(|_| torn())?,
                 votes: u32::try_from(voters.len()).map_err(|_| torn())?,
                 requested_at: row.try_get("requested_at")?,
@@ -84,7 +97,11 @@ impl Stored {
             policy_hash: text("policy_hash")?,
             barred: row.try_get("barred")?,
             operator_known: row.try_get("operator_known")?,
+            user: row.try_get("user_id")?,
             operator: row.try_get("operator_id")?,
+            ancestors: row.try_get("ancestors")?,
+            life_micros: row.try_get("life_micros")?,
+            terms_mac: row.try_get("terms_mac")?,
             voters,
             approved_digest: match approved {
                 Some(bytes) => Some(bytes.try_into().map_err(|_| torn())?),

@@ -1,6 +1,6 @@
 //! Requests: made, found, ended.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _};
 
 use super::{GateStore, Stored};
 use crate::ids::RequestId;
@@ -39,9 +39,10 @@ impl GateStore {
     ) -> Result<Option<Stored>, StoreError> {
         let work = async || {
             let row = sqlx::query(
-                "SELECT request_id, subject, label, agent_id, session_id, operator_id, call_digest,
-                        frame_digest, policy_hash, state, approvers, quorum, barred,
-                        operator_known, voters, approved_digest, requested_at, expires_at, revision,
+                "SELECT request_id, subject, label, agent_id, session_id, user_id, operator_id,
+                        ancestors, call_digest, frame_digest, policy_hash, state, approvers, quorum,
+                        barred, operator_known, voters, approved_digest, life_micros, requested_at,
+                        expires_at, revision, terms_mac,
                         expires_at <= coalesce($3, now()) AS due,
                         coalesce(held_until > coalesce($3, now()), false) AS held,
                         coalesce($3, now()) AS now
@@ -67,9 +68,10 @@ impl GateStore {
     ) -> Result<Option<Stored>, StoreError> {
         let work = async || {
             let row = sqlx::query(
-                "SELECT request_id, subject, label, agent_id, session_id, operator_id, call_digest,
-                        frame_digest, policy_hash, state, approvers, quorum, barred,
-                        operator_known, voters, approved_digest, requested_at, expires_at, revision,
+                "SELECT request_id, subject, label, agent_id, session_id, user_id, operator_id,
+                        ancestors, call_digest, frame_digest, policy_hash, state, approvers, quorum,
+                        barred, operator_known, voters, approved_digest, life_micros, requested_at,
+                        expires_at, revision, terms_mac,
                         expires_at <= coalesce($3, now()) AS due,
                         coalesce(held_until > coalesce($3, now()), false) AS held,
                         coalesce($3, now()) AS now
@@ -87,17 +89,19 @@ impl GateStore {
         self.store.run_idempotent(operation, work).await
     }
 
-    /// The requests after `after` that can be decided now, oldest first; at the end fewer than a
-    /// page, or none.
+    /// The requests after `after` that can be decided now, oldest first, and the last that was looked at; at the end
+    /// none. One that cannot be read is left out: nobody who may insert a row shall keep the others from being
+    /// seen.
     pub(in crate::gates) async fn list_pending(
         &self,
         after: Option<RequestId>,
-    ) -> Result<Vec<Stored>, StoreError> {
+    ) -> Result<(Vec<Stored>, Option<RequestId>), StoreError> {
         let work = async || {
             let rows = sqlx::query(
-                "SELECT request_id, subject, label, agent_id, session_id, operator_id, call_digest,
-                        frame_digest, policy_hash, state, approvers, quorum, barred,
-                        operator_known, voters, approved_digest, requested_at, expires_at, revision,
+                "SELECT request_id, subject, label, agent_id, session_id, user_id, operator_id,
+                        ancestors, call_digest, frame_digest, policy_hash, state, approvers, quorum,
+                        barred, operator_known, voters, approved_digest, life_micros, requested_at,
+                        expires_at, revision, terms_mac,
                         false AS due, false AS held, coalesce($3, now()) AS now
                    FROM portcullis.approval_requests
                   WHERE tenant_id = $1 AND state = 'pending' AND expires_at > coalesce($3, now())
@@ -111,7 +115,18 @@ impl GateStore {
             .bind(PAGE)
             .fetch_all_in(&self.store)
             .await?;
-            rows.iter().map(Stored::read).collect()
+            let (mut found, mut last) = (Vec::new(), None);
+            for row in &rows {
+                let id = RequestId::from_uuid(row.try_get("request_id")?);
+                last = Some(id);
+                match Stored::read(row) {
+                    Ok(stored) => found.push(stored),
+                    Err(_) => {
+                        tracing::error!(request = %id, "a stored request for approval cannot be read; nobody can decide it");
+                    }
+                }
+            }
+            Ok((found, last))
         };
         let operation = "list requests for approval";
         self.store.run_idempotent(operation, work).await
@@ -125,15 +140,17 @@ impl GateStore {
         &self,
         tx: &mut PgConnection,
         new: &NewRequest,
+        terms_mac: &[u8],
     ) -> Result<Option<(Timestamp, Timestamp)>, StoreError> {
         sqlx::query_as(
             "INSERT INTO portcullis.approval_requests
                     (tenant_id, request_id, subject, label, agent_id, session_id, user_id, operator_id,
                      ancestors, call_digest, frame_digest, policy_hash, state, approvers, quorum, barred,
-                     operator_known, voters, life_micros, requested_at, expires_at, revision)
+                     operator_known, voters, life_micros, requested_at, expires_at, revision,
+                     terms_mac)
              VALUES ($1, $2, CASE WHEN $3 THEN 'call' ELSE 'raise' END, $4, $5, $6, $7, $8, $9, $10, $11,
                      $12, 'pending', $13, $14, $15, $16, '{}', $17::bigint, coalesce($18, now()),
-                     coalesce($18, now()) + $17::bigint * interval '1 microsecond', 0)
+                     coalesce($18, now()) + $17::bigint * interval '1 microsecond', 0, $19)
              ON CONFLICT DO NOTHING
              RETURNING requested_at, expires_at",
         )
@@ -155,6 +172,7 @@ impl GateStore {
         .bind(new.operator_known)
         .bind(new.life_micros)
         .bind(self.store.database_now())
+        .bind(terms_mac)
         .persistent(false)
         .fetch_optional(tx)
         .await

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::GateStore;
 use crate::ids::GrantId;
-use crate::store::{ExecuteIn as _, InStore as _, StoreError};
+use crate::store::{InStore as _, StoreError};
 use crate::time::Timestamp;
 
 /// How many grants are listed at most.
@@ -69,11 +69,9 @@ impl GateStore {
         .map_err(StoreError::during("agree in advance"))
     }
 
-    /// Takes one use of what was agreed to in advance for this tool, by somebody who may decide it.
-    //
-    // The count is checked again when the row is locked: of those that race for the last use, one
-    // changes it. The narrowest comes first, then the one that ends first.
-    pub(in crate::gates) async fn try_take_standing(
+    /// Finds what was agreed to in advance for this tool, by somebody who may decide it: the narrowest first, then the
+    /// one that ends first. Nothing is taken of it yet.
+    pub(in crate::gates) async fn find_standing(
         &self,
         agent: &str,
         tool: &str,
@@ -83,21 +81,16 @@ impl GateStore {
     ) -> Result<Option<GrantId>, StoreError> {
         let work = async || {
             sqlx::query_as(
-                "UPDATE portcullis.approval_grants
-                    SET uses_left = uses_left - 1
-                  WHERE tenant_id = $1
-                    AND grant_id = (SELECT g.grant_id
-                                      FROM portcullis.approval_grants g
-                                     WHERE g.tenant_id = $1 AND g.agent_id = $2
-                                       AND g.uses_left > 0 AND g.revoked_at IS NULL
-                                       AND g.expires_at > coalesce($7, now())
-                                       AND $3 = ANY (g.tools) AND g.policy_hash = $5
-                                       AND (g.what_digest IS NULL OR g.what_digest = $4)
-                                       AND NOT g.voter = ANY ($6)
-                                     ORDER BY g.what_digest IS NULL, g.expires_at, g.grant_id
-                                     LIMIT 1)
-                    AND uses_left > 0 AND revoked_at IS NULL AND expires_at > coalesce($7, now())
-                 RETURNING grant_id",
+                "SELECT g.grant_id
+                   FROM portcullis.approval_grants g
+                  WHERE g.tenant_id = $1 AND g.agent_id = $2
+                    AND g.uses_left > 0 AND g.revoked_at IS NULL
+                    AND g.expires_at > coalesce($7, now())
+                    AND $3 = ANY (g.tools) AND g.policy_hash = $5
+                    AND (g.what_digest IS NULL OR g.what_digest = $4)
+                    AND NOT g.voter = ANY ($6)
+                  ORDER BY g.what_digest IS NULL, g.expires_at, g.grant_id
+                  LIMIT 1",
             )
             .bind(self.store.tenant().as_str())
             .bind(agent)
@@ -109,28 +102,34 @@ impl GateStore {
             .fetch_optional_in(&self.store)
             .await
         };
-        let operation = "take what was agreed to in advance";
-        let row: Option<(Uuid,)> = self.store.run(operation, work).await?;
+        let operation = "find what was agreed to in advance";
+        let row: Option<(Uuid,)> = self.store.run_idempotent(operation, work).await?;
         Ok(row.map(|(id,)| GrantId::from_uuid(id)))
     }
 
-    /// Gives one use back.
+    /// Uses one call of what was agreed to; says whether it could.
     //
-    // Not repeated after a lost answer: a use too few is given back, never one too many.
-    pub(in crate::gates) async fn give_back_standing(&self, id: GrantId) -> Result<(), StoreError> {
-        let work = async || {
-            sqlx::query(
-                "UPDATE portcullis.approval_grants
-                    SET uses_left = uses_left + 1
-                  WHERE tenant_id = $1 AND grant_id = $2 AND uses_left < uses AND revoked_at IS NULL",
-            )
-            .bind(self.store.tenant().as_str())
-            .bind(id.as_uuid())
-            .execute_in(&self.store)
-            .await
-        };
-        let operation = "give back what was agreed to in advance";
-        self.store.run(operation, work).await.map(drop)
+    // Check and change in one: of those that race for the last use one changes the row, and whoever takes the grant
+    // back does so before or after, never in between.
+    pub(in crate::gates) async fn try_use_standing_in_tx(
+        &self,
+        tx: &mut PgConnection,
+        id: GrantId,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE portcullis.approval_grants
+                SET uses_left = uses_left - 1
+              WHERE tenant_id = $1 AND grant_id = $2
+                AND uses_left > 0 AND revoked_at IS NULL AND expires_at > coalesce($3, now())",
+        )
+        .bind(self.store.tenant().as_str())
+        .bind(id.as_uuid())
+        .bind(self.store.database_now())
+        .persistent(false)
+        .execute(tx)
+        .await
+        .map_err(StoreError::during("use what was agreed to in advance"))?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// Takes a grant back; says whether it was in force.

@@ -1,4 +1,4 @@
-//! Who is of which team.
+//! Who is of which team, who is an agent, and what the policy is.
 
 use sqlx::PgConnection;
 
@@ -69,20 +69,22 @@ impl GateStore {
         Ok(found.is_some_and(|(found,)| found))
     }
 
-    /// Whether an agent has that name, however it is written.
-    pub(in crate::gates) async fn is_agent(
-        &self,
-        spellings: &[String],
-    ) -> Result<bool, StoreError> {
+    /// Whether anything that is stored knows an agent of that name, however it is written.
+    pub(in crate::gates) async fn is_agent(&self, folded: &str) -> Result<bool, StoreError> {
         let work = async || {
             sqlx::query_as(
-                "SELECT EXISTS (SELECT 1
-                                  FROM portcullis.policies
-                                 WHERE tenant_id = $1 AND module IN ('scope', 'gates')
-                                   AND lower(translate(name, '._-:/+=@', '')) = ANY ($2))",
+                "SELECT EXISTS (SELECT FROM portcullis.policies s
+                                 WHERE s.tenant_id = $1 AND s.module IN ('scope', 'gates', 'loops')
+                                   AND portcullis.folded(s.name) = $2)
+                     OR EXISTS (SELECT FROM portcullis.presence p
+                                 WHERE p.tenant_id = $1 AND portcullis.folded(p.agent_id) = $2)
+                     OR EXISTS (SELECT FROM portcullis.halts h
+                                 WHERE h.tenant_id = $1 AND portcullis.folded(h.agent_id) = $2)
+                     OR EXISTS (SELECT FROM portcullis.approval_requests r
+                                 WHERE r.tenant_id = $1 AND portcullis.folded(r.agent_id) = $2)",
             )
             .bind(self.store.tenant().as_str())
-            .bind(spellings)
+            .bind(folded)
             .fetch_optional_in(&self.store)
             .await
         };
@@ -92,5 +94,46 @@ impl GateStore {
             .await?;
         // Nothing read is no proof that there is none.
         Ok(found.is_none_or(|(found,)| found))
+    }
+
+    /// The approval policy of `agent`, as it is stored.
+    pub(in crate::gates) async fn fetch_policy(
+        &self,
+        agent: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let work = async || {
+            sqlx::query_as(
+                "SELECT p.document
+                   FROM portcullis.policies p
+                  WHERE p.tenant_id = $1 AND p.module = 'gates' AND p.name = $2",
+            )
+            .bind(self.store.tenant().as_str())
+            .bind(agent)
+            .fetch_optional_in(&self.store)
+            .await
+        };
+        let operation = "read an approval policy";
+        let found: Option<(Option<String>,)> = self.store.run_idempotent(operation, work).await?;
+        Ok(found.and_then(|(document,)| document))
+    }
+
+    /// As [`fetch_policy`](Self::fetch_policy), as it is when an approval is used.
+    pub(in crate::gates) async fn fetch_policy_in_tx(
+        &self,
+        tx: &mut PgConnection,
+        agent: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let found: Option<Option<String>> = sqlx::query_scalar(
+            "SELECT p.document
+               FROM portcullis.policies p
+              WHERE p.tenant_id = $1 AND p.module = 'gates' AND p.name = $2",
+        )
+        .bind(self.store.tenant().as_str())
+        .bind(agent)
+        .persistent(false)
+        .fetch_optional(tx)
+        .await
+        .map_err(StoreError::during("read an approval policy"))?;
+        Ok(found.flatten())
     }
 }

@@ -7,6 +7,7 @@ mod requests;
 mod roles;
 mod standing;
 mod states;
+mod terms;
 mod tokens;
 mod webhook;
 

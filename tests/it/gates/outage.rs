@@ -120,6 +120,35 @@ async fn f43_what_a_process_kept_before_it_died_is_stored_by_another_one() {
 }
 
 #[tokio::test]
+async fn f43_what_was_refused_is_not_asked_again_by_way_of_the_journal() {
+    let directory = Directory::fresh();
+    let far = far(directory.settings()).await;
+    let gates = far.gov.gates();
+    let erin = ApproverRef::parse("user:erin").unwrap();
+    let no = gates
+        .request(&refund(900), Ask::policy())
+        .await
+        .unwrap()
+        .id();
+    gates.decide(no, &erin, Decision::deny()).await.unwrap();
+    far.proxy.down();
+    let kept = gates.request(&refund(900), Ask::policy()).await.unwrap();
+    assert_eq!(kept.state(), None);
+    far.gov.shutdown().await;
+    drop(far.gov);
+    let next = Governance::builder(far.test.database(), keys())
+        .journal(directory.settings())
+        .connect()
+        .await
+        .unwrap();
+    next.audit().drain().await.unwrap();
+    let found = next.gates().find(kept.id()).await;
+    assert_eq!(found, Err(GateError::NoRequest));
+    let again = next.gates().redeem(&refund(900), Ask::policy()).await;
+    assert_eq!(again.unwrap_err(), GateError::Denied { request: no });
+}
+
+#[tokio::test]
 async fn f43_without_a_journal_the_caller_is_told_that_nobody_was_asked() {
     let far = far(JournalSettings::off()).await;
     far.proxy.down();

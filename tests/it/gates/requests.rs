@@ -438,3 +438,88 @@ async fn a_wait_that_ends_first_says_that_the_request_is_pending() {
         assert_eq!(waited.unwrap().state, RequestState::Pending);
     }
 }
+
+#[tokio::test]
+async fn f42_an_approval_is_held_against_the_policy_that_is_stored_and_not_only_the_one_that_was_heard_of()
+ {
+    let gate = Gate::new().await;
+    let hour = Duration::from_hours(1);
+    let lenient = policy().allow_standing(5, hour);
+    gate.gates().register(lenient).await.unwrap();
+    let erin = ApproverRef::parse("user:erin").unwrap();
+    let advance = portcullis::gates::StandingGrant::of_call(&refund(2), 5, hour);
+    gate.gates().grant_standing(advance, &erin).await.unwrap();
+    let id = gate.ask(&refund(1)).await.id;
+    gate.grant(id).await;
+    let by_request = gate.redeem(&refund(1)).await.unwrap();
+    let in_advance = gate.redeem(&refund(2)).await.unwrap();
+    // Nobody is told.
+    let pool = gate.test.database().connect_pool().await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    for sql in [
+        "UPDATE portcullis.policy_revisions SET revision = revision + 1 WHERE module = 'gates'",
+        "UPDATE portcullis.policies p
+            SET version = p.version + 1, revision = r.revision, document = replace(p.document, 'user:frank', 'user:zoe')
+           FROM portcullis.policy_revisions r
+          WHERE r.module = p.module AND p.module = 'gates'",
+    ] {
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    for held in [by_request, in_advance] {
+        assert_eq!(held.use_up().await.unwrap_err(), GateError::NotHeld);
+    }
+    assert_eq!(gate.entries("gate.consumed").await.len(), 0);
+}
+
+#[tokio::test]
+async fn giving_back_goes_on_when_nobody_waits_for_it_any_more() {
+    let gate = Gate::with_policy().await;
+    let id = gate.ask(&refund(1)).await.id;
+    gate.grant(id).await;
+    let other = gate.another().await;
+    let held = other.gates().redeem(&refund(1), Ask::policy()).await;
+    tokio::select! {
+        biased;
+        () = held.unwrap().give_back() => {}
+        () = std::future::ready(()) => {}
+    }
+    // Which waits for what goes on in the background.
+    other.shutdown().await;
+    let held = gate.redeem(&refund(1)).await.unwrap();
+    assert_eq!(held.use_up().await.unwrap().request, Some(id));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_ever_waits_for_as_long_as_it_takes() {
+    let gate = Gate::with_policy().await;
+    let id = gate.ask(&refund(1)).await.id;
+    gate.grant(id).await;
+    let waited = gate.gates().wait(id, Duration::MAX).await;
+    assert_eq!(waited.unwrap().state, RequestState::Granted);
+}
+
+#[tokio::test]
+async fn one_approval_serves_all_contracts_of_a_guarded_call() {
+    use portcullis::contracts::{Condition, Contract, Ending};
+
+    let gate = Gate::new().await;
+    for name in ["four-eyes", "six-eyes"] {
+        let contract = Contract::new(name)
+            .for_tools(["wipe"])
+            .requires(Condition::Approved);
+        gate.gov.contracts().register(contract).await.unwrap();
+    }
+    let call = Call::tool(&me(), "wipe");
+    let asked = gate
+        .gates()
+        .request(&call, Ask::of(["user:erin"]).unwrap())
+        .await;
+    gate.grant(asked.unwrap().id()).await;
+    let guard = gate.gov.contracts().guard(&call).await.unwrap();
+    guard.finish(Ending::failed()).await.unwrap();
+    assert!(
+        gate.gov.contracts().guard(&call).await.is_err(),
+        "used once"
+    );
+}

@@ -1,5 +1,6 @@
 //! What an application's role may do, where an operator has one of its own.
 
+use portcullis::gates::StandingGrant;
 use sqlx::Executor as _;
 
 use super::*;
@@ -20,6 +21,14 @@ async fn f53_an_agents_role_asks_and_uses_and_can_decide_nothing() {
         .run()
         .await
         .unwrap();
+    let hour = Duration::from_hours(1);
+    let lenient = policy().allow_standing(5, hour);
+    gate.gates().register(lenient).await.unwrap();
+    let advance = StandingGrant::of_call(&refund(3), 5, hour);
+    let erin = ApproverRef::parse("user:erin").unwrap();
+    gate.gates().grant_standing(advance, &erin).await.unwrap();
+    let counted = gate.redeem(&refund(3)).await.unwrap();
+    counted.use_up().await.unwrap();
     let id = gate.ask(&refund(1)).await.id;
     let used = gate.ask(&refund(2)).await.id;
     gate.grant(used).await;
@@ -40,6 +49,8 @@ async fn f53_an_agents_role_asks_and_uses_and_can_decide_nothing() {
         "INSERT INTO portcullis.approval_tokens (tenant_id, token_id, request_id, used_at) VALUES ('default', sha256('')::bytea, gen_random_uuid(), now())",
         "INSERT INTO portcullis.approval_grants SELECT * FROM portcullis.approval_grants",
         "UPDATE portcullis.approval_grants SET expires_at = now() + interval '1 year'",
+        "UPDATE portcullis.approval_grants SET uses_left = uses_left + 1",
+        "UPDATE portcullis.approval_grants SET uses_left = 5",
         "DELETE FROM portcullis.approval_requests",
         "UPDATE portcullis.policies SET document = NULL",
         "UPDATE portcullis.policy_revisions SET revision = 9",

@@ -94,7 +94,9 @@ async fn it_is_for_its_agent_its_tools_its_arguments_and_its_time_only() {
     // Whoever agreed is nobody who agrees with himself, whoever the caller is.
     let tool = || StandingGrant::of_tools(agent(), tools(&["payments.x"]), 5, HOUR);
     gate.gates().grant_standing(tool(), &erin()).await.unwrap();
-    let hers = me().operated_by(OperatorId::parse("Erin").unwrap());
+    let hers = me()
+        .session(SessionId::parse("s-2").unwrap())
+        .operated_by(OperatorId::parse("Erin").unwrap());
     let of = |who: &Principal| Call::tool(who, "payments.x");
     assert!(gate.redeem(&of(&hers)).await.is_err());
     let nameless = Principal::agent(agent());
@@ -177,4 +179,74 @@ async fn nobody_agrees_in_advance_to_more_than_the_policy_lets_him() {
         gate.gates().register(both).await,
         Err(GateError::Policy(_))
     ));
+}
+
+#[tokio::test]
+async fn f42_what_is_agreed_to_in_advance_is_not_used_after_it_was_taken_back_or_its_time() {
+    let gate = lenient().await;
+    let grant = || StandingGrant::of_tools(agent(), tools(&["refund"]), 1, HOUR);
+    let gina = OperatorId::parse("gina").unwrap();
+    let taken_back = gate.gates().grant_standing(grant(), &erin()).await.unwrap();
+    let held = gate.redeem(&refund(1)).await.unwrap();
+    let revoked = gate.gates().revoke_standing(taken_back, &gina).await;
+    assert_eq!(revoked, Ok(true));
+    assert_eq!(held.use_up().await.unwrap_err(), GateError::NotHeld);
+    gate.gates().grant_standing(grant(), &erin()).await.unwrap();
+    let held = gate.redeem(&refund(2)).await.unwrap();
+    gate.clock.advance(HOUR);
+    assert_eq!(held.use_up().await.unwrap_err(), GateError::NotHeld);
+    assert_eq!(gate.entries("gate.consumed").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_made_costs_no_use_however_it_ends() {
+    let gate = lenient().await;
+    let grant = StandingGrant::of_tools(agent(), tools(&["refund"]), 1, HOUR);
+    gate.gates().grant_standing(grant, &erin()).await.unwrap();
+    gate.redeem(&refund(1)).await.unwrap().give_back().await;
+    // As if the process died.
+    std::mem::forget(gate.redeem(&refund(1)).await.unwrap());
+    let first = gate.redeem(&refund(1)).await.unwrap();
+    let second = gate.redeem(&refund(2)).await;
+    // Whoever uses the last one first has it.
+    first.use_up().await.unwrap();
+    if let Ok(second) = second {
+        assert_eq!(second.use_up().await.unwrap_err(), GateError::NotHeld);
+    }
+    assert_eq!(gate.entries("gate.consumed").await.len(), 1);
+}
+
+#[tokio::test]
+async fn f39_nobodys_own_agreement_in_advance_is_used_for_an_agent_of_his() {
+    let gate = lenient().await;
+    let grant = StandingGrant::of_tools(agent(), tools(&["refund"]), 9, HOUR);
+    gate.gates().grant_standing(grant, &erin()).await.unwrap();
+    let hers = OperatorId::parse("user:Erin").unwrap();
+    let planner = Principal::agent(AgentId::parse("planner").unwrap())
+        .session(SessionId::parse("p-1").unwrap());
+    // She is known from a request of the one that started it, of one that it started, and from heartbeats.
+    let other = Call::tool(&planner.clone().operated_by(hers.clone()), "read");
+    let ask = || Ask::of(["user:frank"]).unwrap();
+    gate.gates().request(&other, ask()).await.unwrap();
+    let started = me().session(SessionId::parse("s-5").unwrap());
+    let helper = Principal::agent(AgentId::parse("helper").unwrap())
+        .operated_by(hers.clone())
+        .child_of(&started);
+    gate.gates()
+        .request(&Call::tool(&helper, "read"), ask())
+        .await
+        .unwrap();
+    let of = |who: &Principal| Call::tool(who, "refund");
+    let olga = OperatorId::parse("olga").unwrap();
+    let planned = me()
+        .session(SessionId::parse("s-4").unwrap())
+        .child_of(&planner.operated_by(olga));
+    gate.redeem(&of(&me())).await.unwrap().give_back().await;
+    for who in [&planned, &started] {
+        assert!(gate.redeem(&of(who)).await.is_err(), "{who:?}");
+    }
+    let elsewhere = me().session(SessionId::parse("s-6").unwrap());
+    gate.gov.presence().heartbeat(&elsewhere.operated_by(hers));
+    gate.gov.presence().flush().await.unwrap();
+    assert!(gate.redeem(&of(&me())).await.is_err());
 }

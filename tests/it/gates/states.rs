@@ -30,9 +30,10 @@ async fn standing_in(pool: &PgPool, state: &str) -> String {
         "INSERT INTO portcullis.approval_requests
                 (tenant_id, request_id, subject, label, agent_id, session_id, operator_id, ancestors, call_digest,
                  frame_digest, policy_hash, state, approvers, quorum, barred, operator_known, voters, life_micros,
-                 requested_at, expires_at, revision)
+                 requested_at, expires_at, revision, terms_mac)
          VALUES ('default', $1::text::uuid, 'call', 't', 'a', 's', 'dana', '{}', sha256($1::text::bytea), sha256('f'), '', 'pending',
-                 '{user:erin}', 1, '{dana,a}', true, '{}', 1, now(), now() + interval '1 hour', 0)",
+                 '{user:erin}', 1, '{dana,a}', true, '{}', 3600000000, now(), now() + interval '1 hour', 0,
+                 decode(repeat('00', 64), 'hex'))",
     )
     .bind(&id)
     .execute(pool)
@@ -115,6 +116,11 @@ async fn f53_the_database_refuses_what_the_crate_would_never_write() {
         ("pending", "SET quorum = 0"),
         ("pending", "SET voters = '{erin,frank}'"),
         ("pending", "SET barred = '{}'"),
+        ("voted", "SET voters = voters || '{erin}'"),
+        (
+            "voted",
+            "SET voters = voters || '{erin}', state = 'granted', approved_digest = call_digest",
+        ),
         ("pending", "SET call_digest = sha256('other')"),
         ("pending", "SET agent_id = 'b'"),
         ("pending", "SET policy_hash = repeat('a', 64)"),
@@ -131,7 +137,12 @@ async fn f53_the_database_refuses_what_the_crate_would_never_write() {
         ("consumed", "SET ended_at = NULL"),
         ("denied", "SET expires_at = now() + interval '1 day'"),
     ] {
-        let id = standing_in(&pool, state).await;
+        let voted = state == "voted";
+        let id = standing_in(&pool, if voted { "pending" } else { state }).await;
+        if voted {
+            let first = "UPDATE portcullis.approval_requests SET voters = '{erin}', quorum = 2 WHERE request_id = $1::text::uuid";
+            sqlx::query(first).bind(&id).execute(&pool).await.unwrap();
+        }
         let update = format!("UPDATE portcullis.approval_requests {sql} WHERE request_id = '{id}'");
         let done = sqlx::query(sqlx::AssertSqlSafe(update))
             .execute(&pool)
@@ -148,8 +159,8 @@ async fn f53_the_database_refuses_what_the_crate_would_never_write() {
     }
     let granted = "INSERT INTO portcullis.approval_requests
         (tenant_id, request_id, subject, label, agent_id, session_id, ancestors, call_digest, frame_digest, policy_hash,
-         state, approvers, quorum, barred, operator_known, voters, approved_digest, life_micros, requested_at, expires_at, revision)
+         state, approvers, quorum, barred, operator_known, voters, approved_digest, life_micros, requested_at, expires_at, revision, terms_mac)
         VALUES ('default', gen_random_uuid(), 'call', 't', 'a', 's', '{}', sha256('x'), sha256('f'), '', 'granted',
-                '{user:erin}', 1, '{}', true, '{erin}', sha256('x'), 1, now(), now() + interval '1 hour', 0)";
+                '{user:erin}', 1, '{}', true, '{erin}', sha256('x'), 3600000000, now(), now() + interval '1 hour', 0, decode(repeat('00', 64), 'hex'))";
     assert!(sqlx::query(granted).execute(&pool).await.is_err());
 }

@@ -194,3 +194,28 @@ async fn a_token_ends_with_its_time_its_tenant_its_request_and_its_approvers_rig
         assert!(matches!(none, Err(GateError::Policy(_))));
     }
 }
+
+#[tokio::test]
+async fn f53_a_token_that_nobody_who_decides_has_given_out_decides_nothing() {
+    let gate = Gate::with_policy().await;
+    let id = gate.ask(&refund(900)).await.id;
+    let yes = token(&gate, id, "user:erin", Decision::grant()).await;
+    let no = token(&gate, id, "user:frank", Decision::deny()).await;
+    // As if it had been made by a program that has the secret, and may not decide; and the other one in its name.
+    let pool = gate.test.database().connect_pool().await.unwrap();
+    for sql in [
+        "ALTER TABLE portcullis.approval_tokens_issued DISABLE TRIGGER USER",
+        "WITH gone AS (DELETE FROM portcullis.approval_tokens_issued i
+                        WHERE i.claims_hash = (SELECT claims_hash FROM portcullis.approval_tokens_issued ORDER BY 1 DESC LIMIT 1)
+                    RETURNING i.claims_hash)
+         UPDATE portcullis.approval_tokens_issued i SET claims_hash = gone.claims_hash
+           FROM gone WHERE i.claims_hash <> gone.claims_hash",
+    ] {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    for text in [&yes, &no] {
+        let decided = gate.gates().decide_by_token(text).await;
+        assert_eq!(fault(decided), TokenFault::Invalid);
+    }
+    assert_eq!(gate.state(id).await, RequestState::Pending);
+}

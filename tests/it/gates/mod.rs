@@ -8,6 +8,7 @@ mod roles;
 mod standing;
 mod states;
 mod tokens;
+mod walls;
 mod webhook;
 
 use std::sync::Arc;

@@ -45,6 +45,10 @@ const FIELDS: [Oid; WIDTH] = [
     BYTEA,       // origin_mac
 ];
 const WIDTH: usize = 19;
+/// The same as the server reads it, and what a row has besides its values: its number of fields, and
+/// the type and length of each.
+const WIDTH_SENT: i32 = 19;
+const HEADS: i32 = 4 + 8 * WIDTH_SENT;
 
 /// The fields in which the entries of a batch differ, in their binary form. The others (tenant,
 /// chain, key, the time of recording) are the same for all, and the places are counted.
@@ -71,14 +75,13 @@ impl Rows {
 
     /// Adds a row.
     pub(in crate::audit) fn push(&mut self, fields: &Fields<'_>) {
-        const HEADS: i32 = 4 + 8 * WIDTH as i32;
         // INVARIANT: a batch has some thousands of values, each bounded far below 2 GiB.
         let len = |value: &[u8]| i32::try_from(value.len()).unwrap_or(-1);
         let all = fields.iter().flatten().map(|value| len(value));
         let whole = all.fold(HEADS, i32::saturating_add);
         let bytes = &mut self.bytes;
         bytes.extend_from_slice(&whole.to_be_bytes());
-        bytes.extend_from_slice(&(WIDTH as i32).to_be_bytes());
+        bytes.extend_from_slice(&WIDTH_SENT.to_be_bytes());
         for (value, Oid(oid)) in fields.iter().zip(FIELDS) {
             let mut head = [0; 8];
             let (first, last) = head.split_at_mut(4);

@@ -9,6 +9,7 @@ mod standing;
 mod states;
 mod terms;
 mod tokens;
+mod walls;
 mod webhook;
 
 use std::sync::Arc;

@@ -24,7 +24,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "L0",
         &[
-            "ids", "random", "time", "money", "secret", "canon", "call", "error", "usage", "tlog",
+            "ids", "random", "task", "time", "money", "secret", "canon", "call", "error", "usage",
+            "tlog",
         ],
     ),
     ("L1", &["store"]),

@@ -5,16 +5,20 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
 use std::time::Duration;
 
 use portcullis::TenantId;
-use portcullis::audit::{Audit, AuditEvent, DrainReport, FindingClass};
+use portcullis::audit::{Audit, AuditEvent, DrainReport, FindingClass, JournalSettings};
 use proptest::prelude::*;
 
 use crate::common::journal::Directory;
 use crate::common::trail::{Trail, event, keys, wired_with};
-use crate::journal::assert_clean;
+use crate::journal::{assert_clean, metadata_of};
 
 /// A journal of `events` and the start of their outage, whose writer is gone.
 pub(crate) async fn left_behind(directory: &Directory, events: &[AuditEvent]) -> Trail {
-    let (mut trail, proxy) = wired_with(Duration::from_secs(3), directory.settings()).await;
+    left_in(directory, directory.settings(), events).await
+}
+
+async fn left_in(directory: &Directory, settings: JournalSettings, events: &[AuditEvent]) -> Trail {
+    let (mut trail, proxy) = wired_with(Duration::from_secs(3), settings).await;
     proxy.down();
     for event in events {
         trail.audit.append(event.clone()).await.unwrap();
@@ -22,9 +26,11 @@ pub(crate) async fn left_behind(directory: &Directory, events: &[AuditEvent]) ->
     trail.audit.shutdown().await;
     trail.audit = opened(&trail, &Directory::fresh()).await;
     // The lock goes with the thread that wrote.
-    let file = std::fs::File::open(&directory.files()[0]).unwrap();
-    while file.try_lock().is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for file in directory.files() {
+        let file = std::fs::File::open(&file).unwrap();
+        while file.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     trail
 }
@@ -133,6 +139,44 @@ async fn f17_a_line_that_only_the_database_refuses_is_set_aside_alone() {
     assert!(directory.quarantined()[0].contains(r#"{\"n\":7}"#));
     assert_eq!(trail.count().await, 19);
     assert_eq!(trail.audit.stats().quarantined, 1);
+    assert_clean(&trail).await;
+}
+
+/// Whoever drained the files before the last, empty one was killed before it could say so.
+#[tokio::test]
+async fn an_outage_ends_on_record_although_who_drained_it_was_killed() {
+    let directory = Directory::fresh();
+    let settings = directory.settings().segment(64 << 10);
+    let padding = "x".repeat(40_000);
+    let events: Vec<_> = (0..3)
+        .map(|n| event("app.step").with("n", n).with("padding", &padding))
+        .collect();
+    let mut trail = left_in(&directory, settings, &events).await;
+    let files = directory.files();
+    assert!(files.len() > 1, "{files:?}");
+    let (emptied, rest) = (&files[1], &files[2..]);
+    let text = std::fs::read_to_string(emptied).unwrap();
+    std::fs::write(emptied, text.split_inclusive('\n').next().unwrap()).unwrap();
+    for file in rest {
+        std::fs::remove_file(file).unwrap();
+    }
+    // Somebody is at it: the first file goes, and what it says is not the end.
+    let held = std::fs::File::open(emptied).unwrap();
+    held.lock().unwrap();
+    trail.audit = opened(&trail, &directory).await;
+    while directory.files().len() > 1 {
+        trail.audit.drain().await.unwrap();
+    }
+    assert_eq!(metadata_of(&trail, "chain.degraded_end").await.len(), 0);
+    drop(held);
+    drain(&mut trail, &directory).await;
+    let ends = metadata_of(&trail, "chain.degraded_end").await;
+    assert_eq!(
+        (ends.len(), &ends[0]["drained"]),
+        (1, &0.into()),
+        "{ends:?}"
+    );
+    assert!(ends[0]["last_line"].as_u64() > Some(1), "{ends:?}");
     assert_clean(&trail).await;
 }
 

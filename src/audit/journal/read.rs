@@ -75,6 +75,12 @@ impl Reader {
         self.offset = 0;
     }
 
+    /// The last line before the one that is expected, if there was any: here, or in a file before.
+    pub(in crate::audit) fn reached(&self) -> Option<(u64, Tag)> {
+        let (next, mac) = self.expected?;
+        (next > 1).then(|| (next - 1, mac))
+    }
+
     /// Reads on, to `upto` if the file is being written, else to its end.
     pub(in crate::audit) fn read(&mut self, file: &File, upto: Option<u64>) -> io::Result<Chunk> {
         let size = file.metadata()?.size();

@@ -236,7 +236,9 @@ async fn left(
         if at + 1 < files.len() && tally.is_owed(true) {
             account(shared, id, &mut tally).await?;
         }
-        if at + 1 == files.len() && !tally.is_empty() {
+        // Also where nothing is left to drain: whoever drained the files before this one was killed before
+        // it could say that the journal ends here.
+        if at + 1 == files.len() && tally.reach(reader.reached()) {
             push(shared, vec![tally.degraded_end(shared, id)?]).await?;
             tracing::info!(journal = %id, drained = tally.drained, "drained a journal that was left behind");
         }

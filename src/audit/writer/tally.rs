@@ -50,6 +50,12 @@ impl Tally {
         self.drained == 0 && !self.has_others() && self.present.is_empty() && self.outage.is_none()
     }
 
+    /// Whether there is something to be said of the journal, whose files end with the line `end`.
+    pub(super) fn reach(&mut self, end: Option<(u64, Tag)>) -> bool {
+        self.last = self.last.or(end);
+        !self.is_empty() || self.last.is_some()
+    }
+
     /// Whether there are lines that are no entries, of this journal or otherwise.
     pub(super) const fn has_others(&self) -> bool {
         self.quarantined + self.missing + self.notes > 0

@@ -65,7 +65,7 @@ mod window;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -134,7 +134,8 @@ impl Cost {
             reserving,
             ending,
             leases: Leases::new(),
-            closing: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+            undone: AtomicUsize::new(0),
             kept: AtomicBool::new(false),
         });
         core.audit.redeem(note::MODULE, note::taker(&core));
@@ -411,14 +412,22 @@ impl Cost {
         Ok(sweep::once(self.on()?).await?)
     }
 
-    /// Completes what was handed to the background, and stops the sweeper. What the store does not
-    /// take now stays charged.
+    /// Completes what was handed to the background, and stops the sweeper. What the store has not taken
+    /// within the deadline of one statement stays charged, and the log says so.
     pub async fn shutdown(&self) {
-        self.core().closing.store(true, Ordering::Relaxed);
+        self.core().closing.send_replace(true);
         let _ = self.handle.inner.stop.send(true);
         let (done, drained) = oneshot::channel();
-        if self.handle.inner.queue.send(Message::Flush(done)).is_ok() {
-            let _ = drained.await;
+        if self.handle.inner.queue.send(Message::Flush(done)).is_ok()
+            && tokio::time::timeout(self.core().store.deadline(), drained)
+                .await
+                .is_err()
+        {
+            let left = self.core().undone.load(Ordering::Relaxed);
+            tracing::error!(
+                left,
+                "reservations could not be ended in time; they stay charged until their leases run out and they are resolved"
+            );
         }
         lease::return_all(self.core()).await;
         // What cannot be done now stays in the journal.
@@ -454,6 +463,7 @@ impl Cost {
     }
 
     fn hand_over(&self, job: Job) {
+        self.core().undone.fetch_add(1, Ordering::Relaxed);
         // The worker outlives every sender, unless the runtime is gone; then the lease decides.
         if let Err(mpsc::error::SendError(Message::End(job))) =
             self.handle.inner.queue.send(Message::End(Box::new(job)))

@@ -266,7 +266,8 @@ CREATE TRIGGER approval_grants_no_truncate
 
 -- A limit is raised by who may write budgets, or, once, by what people agreed to. Otherwise the application, which opens
 -- windows and charges them, could raise what holds its agents. A call may be short in several budgets: they agree to all
--- of them, and the request is named after one.
+-- of them, and the request is named after one. By how much each is raised stands in the request's digest only, which no
+-- trigger can check.
 CREATE FUNCTION portcullis.check_raise() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -280,7 +281,21 @@ BEGIN
            AND r.label IN (SELECT 'budget:' || b.budget
                              FROM portcullis.budget_raises b
                             WHERE b.tenant_id = NEW.tenant_id AND b.raise_id = NEW.raise_id)
-           AND r.state = 'consumed')
+           AND r.state = 'consumed'
+           -- What the request names is its agent, its user and its session, and no amounts.
+           AND (NEW.period <> 'session' OR NEW.window_key = r.session_id)
+           AND EXISTS (
+               SELECT
+                 FROM portcullis.budgets b
+                WHERE b.tenant_id = NEW.tenant_id AND b.name = NEW.budget AND b.period = NEW.period
+                  AND b.on_limit = 'ask' AND b.agent_id IN ('', r.agent_id)
+                  AND b.user_id IN ('', coalesce(r.user_id, ''))))
+       -- All at once: what was agreed to and used is used up.
+       AND NOT EXISTS (
+        SELECT
+          FROM portcullis.budget_raises b
+         WHERE b.tenant_id = NEW.tenant_id AND b.raise_id = NEW.raise_id
+           AND b.xmin <> pg_current_xact_id()::xid)
     THEN
         RETURN NULL;
     END IF;

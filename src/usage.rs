@@ -71,7 +71,7 @@ impl Usage {
         self.input_tokens.saturating_add(self.output_tokens)
     }
 
-    /// The larger of both in every count: what a broken stream is known to have used.
+    /// The larger of both in every count, at the dearer tier: what a broken stream is known to have used.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Usage {
             output_tokens: self.output_tokens.max(other.output_tokens),
             reasoning_tokens: self.reasoning_tokens.max(other.reasoning_tokens),
             output_audio_tokens: self.output_audio_tokens.max(other.output_audio_tokens),
-            tier: other.tier,
+            tier: self.tier.or_dearer(other.tier),
         }
     }
 }
@@ -102,9 +102,26 @@ pub enum Tier {
     Priority,
 }
 
+impl Tier {
+    fn or_dearer(self, other: Self) -> Self {
+        let price = |tier| match tier {
+            Self::Batch => 0,
+            Self::Flex => 1,
+            Self::Standard => 2,
+            Self::Priority => 3,
+        };
+        if price(other) > price(self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// The most that a call can take, declared before it is made.
 ///
-/// Priced at the dearest the call can become: no cache, all of the output. A ceiling in tokens
+/// Priced at the dearest the call can become: nothing from the cache, all of the output, all of it audio
+/// where the model's price for that is higher. A ceiling in tokens
 /// alone counts against token budgets; a budget in dollars needs the model
 /// ([`of_model`](Self::of_model)), dollars ([`Ceiling::usd`]), or a fallback price.
 ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::GovernanceBuilder;
 use crate::contracts::{About, Check};
-use crate::cost::{LeaseSettings, Warning};
+use crate::cost::{LeaseSettings, Prices, Warning};
 use crate::gates::ApprovalNotifier;
 use crate::halt::HaltSettings;
 use crate::presence::PresenceSettings;
@@ -33,8 +33,19 @@ impl GovernanceBuilder {
         self
     }
 
+    /// What tokens cost: your own prices before the bundled list ([`Prices::bundled`]).
+    pub fn prices(mut self, prices: Prices) -> Self {
+        self.options.cost.prices = prices;
+        self
+    }
+
     /// Lets calls through when their budget cannot be asked, and says so in the audit trail (off:
-    /// they are refused). The one setting that makes a gate fail open.
+    /// they are refused).
+    ///
+    /// The one setting with which a gate lets through what it cannot know at all. Two others decide from
+    /// what this process last knew: halts are held to as they were last heard of
+    /// ([`WhenStale::HoldLastKnown`](crate::halt::WhenStale::HoldLastKnown), the default), and a loop policy
+    /// may have sessions go on ([`WhenAway::GoOn`](crate::loops::WhenAway::GoOn)).
     pub fn cost_fail_open(mut self, on: bool) -> Self {
         self.options.cost.fail_open = on;
         self

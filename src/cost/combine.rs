@@ -25,6 +25,18 @@ pub(super) struct Waiting<A, R> {
 }
 
 impl<A, R> Waiting<A, R> {
+    /// Somebody who waits, and where the answer comes.
+    #[cfg(test)]
+    pub(super) fn new(ask: A) -> (Self, oneshot::Receiver<Result<R, StoreError>>) {
+        let (answer, answered) = oneshot::channel();
+        (Self { ask, answer }, answered)
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.answer.is_closed()
+    }
+
     pub(super) fn answer(self, answer: Result<R, StoreError>) {
         // Who does not wait any more has left word with the background.
         let _ = self.answer.send(answer);
@@ -86,7 +98,7 @@ where
             batch.push(next);
         }
         // Nothing is taken for those who have gone.
-        batch.retain(|waiting| !waiting.answer.is_closed());
+        batch.retain(|waiting| !waiting.is_gone());
         if !batch.is_empty() {
             at_work.spawn(decide(std::mem::take(&mut batch)));
         }

@@ -29,7 +29,12 @@ impl Core {
     pub(super) async fn reserve(self: Arc<Self>, batch: Vec<Reserving>) {
         let mut batch = batch;
         let mut openings = 0;
-        while !batch.is_empty() {
+        loop {
+            // In every round: nothing is taken for those who have gone meanwhile.
+            batch.retain(|waiting| !waiting.is_gone());
+            if batch.is_empty() {
+                return;
+            }
             let demands: Vec<&Demand> = batch.iter().map(|waiting| &waiting.ask).collect();
             let answers = match self.store.try_reserve(&demands, self.terms(false)).await {
                 Ok(answers) => answers,

@@ -199,14 +199,16 @@ impl CostError {
             Self::Exceeded { .. } => "declare a lower ceiling, or raise the limit",
             Self::NeedsApproval { .. } => "declare a lower ceiling, or have the raise approved",
             Self::NotRaised { .. } => "name a window that is open, or raise it by less",
-            Self::AdviceOff => "switch it on with CostSettings::routing_advice",
+            Self::AdviceOff => {
+                "switch it on with GovernanceBuilder::routing_advice, or CostSettings::routing_advice"
+            }
             Self::SessionTooLong { .. } => "begin a new session, or raise session_seconds",
             Self::NoBudget => "register one, or one that is unlimited",
             Self::UnknownModel => {
                 if cfg!(feature = "prices") {
-                    "give it a price with Prices::with, or the budget a fallback_price"
+                    "give it a price with Prices::with (GovernanceBuilder::prices), or the budget a fallback_price"
                 } else {
-                    "enable the feature `prices`, give it a price with Prices::with, or the budget a fallback_price"
+                    "enable the feature `prices`, give it a price with Prices::with (GovernanceBuilder::prices), or the budget a fallback_price"
                 }
             }
             Self::Unpriced { .. } => {

@@ -66,7 +66,7 @@ mod window;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -137,7 +137,7 @@ impl Cost {
             reserving,
             ending,
             leases: Leases::new(),
-            closing: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
             kept: AtomicBool::new(false),
             pulse: Pulse::default(),
         });
@@ -415,14 +415,22 @@ impl Cost {
         Ok(sweep::once(self.on()?).await?)
     }
 
-    /// Completes what was handed to the background, and stops the sweeper. What the store does not
-    /// take now stays charged.
+    /// Completes what was handed to the background, and stops the sweeper. What the store has not taken
+    /// within the deadline of one statement stays charged, and the log says so.
     pub async fn shutdown(&self) {
-        self.core().closing.store(true, Ordering::Relaxed);
+        self.core().closing.send_replace(true);
         let _ = self.handle.inner.stop.send(true);
         let (done, drained) = oneshot::channel();
-        if self.handle.inner.queue.send(Message::Flush(done)).is_ok() {
-            let _ = drained.await;
+        if self.handle.inner.queue.send(Message::Flush(done)).is_ok()
+            && tokio::time::timeout(self.core().store.deadline(), drained)
+                .await
+                .is_err()
+        {
+            let left = self.core().pulse.endings();
+            tracing::error!(
+                left,
+                "reservations could not be ended in time; they stay charged until their leases run out and they are resolved"
+            );
         }
         lease::return_all(self.core()).await;
         // What cannot be done now stays in the journal.

@@ -109,7 +109,7 @@ fn write(job: &Job) -> Value {
         Ending::Release => ("release", None),
         Ending::Absolve => ("absolve", None),
         Ending::Refund => ("refund", None),
-        Ending::Unknown(seen) => ("unknown", seen.map(Spent::tokens)),
+        Ending::Unknown(seen) => ("unknown", seen.clone()),
         Ending::Forget => ("forget", None),
     };
     let spent = spent.as_ref();
@@ -160,7 +160,10 @@ impl Kept {
                 "release" => Ending::Release,
                 "absolve" => Ending::Absolve,
                 "refund" => Ending::Refund,
-                "unknown" => Ending::Unknown(usage),
+                "unknown" => {
+                    let seen = spent.usage.is_some() || spent.usd.is_some();
+                    Ending::Unknown(seen.then_some(spent))
+                }
                 "forget" => Ending::Forget,
                 _ => return None,
             },
@@ -239,7 +242,8 @@ mod tests {
             Ending::Release,
             Ending::Absolve,
             Ending::Refund,
-            Ending::Unknown(Some(usage)),
+            Ending::Unknown(Some(Spent::tokens(usage))),
+            Ending::Unknown(Some(Spent::usd(Usd::cents(4)))),
             Ending::Unknown(None),
             Ending::Forget,
         ] {

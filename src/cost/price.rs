@@ -126,7 +126,8 @@ impl Prices {
         Self::default()
     }
 
-    /// The price of `model`, whatever the list says.
+    /// The price of `model`, whatever the list says; also of a call that was reserved for `model` and
+    /// answered under another name (`gpt-4o-2024-08-06`) that has no override of its own.
     #[must_use]
     pub fn with(mut self, model: &ModelName, price: Price) -> Self {
         Arc::make_mut(&mut self.overrides).insert(model.clone(), price);
@@ -137,6 +138,21 @@ impl Prices {
     pub(super) fn warm() {
         #[cfg(feature = "prices")]
         bundled::warm();
+    }
+
+    /// The first of the models `names` that has a price: what you said of any of them comes before what the
+    /// list says, whichever of them it knows.
+    pub(super) fn of_usage_of_any(
+        &self,
+        names: [Option<&ModelName>; 2],
+        provider: Option<&str>,
+        at: Timestamp,
+        usage: &Usage,
+    ) -> Option<Usd> {
+        let names = || names.into_iter().flatten();
+        let ours = names().filter(|name| self.overrides.contains_key(*name));
+        ours.chain(names())
+            .find_map(|name| self.of_usage(name, provider, at, usage).ok())
     }
 
     /// What `usage` of `model` costs.
@@ -168,7 +184,7 @@ impl Prices {
     }
 
     /// The most that a call within `ceiling` can cost: nothing from the cache, all of the input
-    /// written to it where that costs more, all of the output.
+    /// written to it or audio where that costs more, all of the output, audio where that costs more.
     ///
     /// Of the ceiling's tier: a call that is billed at a dearer one overruns its ceiling. A list
     /// price that rises with the size of the input is taken at the size of the whole ceiling.
@@ -210,6 +226,15 @@ impl Price {
 }
 
 impl Sides {
+    /// The dearer of each.
+    fn or_dearer(self, other: Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            output: self.output.max(other.output),
+            fee: self.fee.max(other.fee),
+        }
+    }
+
     fn total(self, ceiling: &Ceiling) -> Result<Usd, NoPrice> {
         let tokens = if matches!(ceiling.amount, CeilingAmount::Tokens(_)) {
             Some(self.input.max(self.output))
@@ -262,16 +287,39 @@ fn dearest_bundled(
     let first = match ask(&plain) {
         // A model without output, such as an embedding, has a price for input only.
         Err(NoPrice::NoOutputPrice) if either => {
-            return ask(&Usage::tokens(input, 0).tier(ceiling.tier));
+            let text = Usage::tokens(input, 0).tier(ceiling.tier);
+            let audio = Usage {
+                input_audio_tokens: input,
+                ..text
+            };
+            return Ok(match ask(&audio) {
+                Ok(dear) => ask(&text)?.or_dearer(dear),
+                Err(_) => ask(&text)?,
+            });
         }
         other => other?,
     };
-    let second = ask(&written)?;
-    Ok(Sides {
-        input: first.input.max(second.input),
-        output: first.output.max(second.output),
-        fee: first.fee.max(second.fee),
-    })
+    let mut sides = first.or_dearer(ask(&written)?);
+    // Whether a call hears or speaks is not known before. One side at a time: of most models neither
+    // has a price of its own, of some only one has.
+    for audio in [
+        Usage {
+            input_audio_tokens: input,
+            ..plain
+        },
+        Usage {
+            output_audio_tokens: output,
+            ..plain
+        },
+    ] {
+        match ask(&audio) {
+            Ok(dear) => sides = sides.or_dearer(dear),
+            Err(NoPrice::TooLarge) => return Err(NoPrice::TooLarge),
+            // Not at this model: then neither is it charged.
+            Err(_) => {}
+        }
+    }
+    Ok(sides)
 }
 
 impl Price {

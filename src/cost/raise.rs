@@ -9,7 +9,8 @@ use super::window::Window;
 use crate::ids::{BudgetName, EventId, OperatorId};
 use crate::money::Usd;
 
-/// More for one window of a budget, once.
+/// More for one window of a budget, once. In a rolling window, for as long as the window is, and until
+/// the next [sweep](Cost::sweep).
 ///
 /// ```
 /// use portcullis::{BudgetName, OperatorId, Usd};

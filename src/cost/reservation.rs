@@ -62,8 +62,8 @@ impl Spent {
         self
     }
 
-    /// The model that answered, as the provider names it. Where it has no price, that of the model
-    /// that was reserved for applies.
+    /// The model that answered, as the provider names it. Where it has no price, or only the list's and
+    /// the model that was reserved for has [yours](super::Prices::with), that model's applies.
     #[must_use]
     pub fn model(mut self, model: &ModelName) -> Self {
         self.model = Some(model.clone());
@@ -144,9 +144,16 @@ pub struct Reservation {
     /// What was taken from slices, likewise.
     part: Option<Part>,
     call: Option<CallId>,
-    seen: Mutex<Option<Usage>>,
+    seen: Mutex<Seen>,
     id: ReservationId,
     ceiling: Ceiling,
+}
+
+/// The least that a call has taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    usage: Option<Usage>,
+    usd: Option<Usd>,
 }
 
 /// What it takes to end a reservation.
@@ -180,7 +187,7 @@ impl Reservation {
             held: None,
             part: Some(part),
             call,
-            seen: Mutex::new(None),
+            seen: Mutex::default(),
             ceiling,
         }
     }
@@ -192,7 +199,7 @@ impl Reservation {
             call: held.call,
             held: Some(held),
             part,
-            seen: Mutex::new(None),
+            seen: Mutex::default(),
             ceiling,
         }
     }
@@ -219,7 +226,13 @@ impl Reservation {
     /// Notes what has been used so far, as a stream reports it. The largest counts are kept.
     pub fn observe(&self, usage: &Usage) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = Some(seen.map_or(*usage, |before| before.max(*usage)));
+        seen.usage = Some(seen.usage.map_or(*usage, |before| before.max(*usage)));
+    }
+
+    /// Notes what it has cost so far, where that is not a matter of tokens. The largest is kept.
+    pub fn observe_cost(&self, cost: Usd) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.usd = seen.usd.max(Some(cost.max(Usd::ZERO)));
     }
 
     /// Charges what the call really took: [`Spent`], [`Usage`] or [`Usd`].
@@ -305,8 +318,14 @@ impl Reservation {
         self.hand_over(Ending::Refund);
     }
 
-    fn seen(&self) -> Option<Usage> {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> Option<Spent> {
+        let Seen { usage, usd } = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (usage.is_some() || usd.is_some()).then_some(Spent {
+            usage,
+            usd,
+            model: None,
+            provider: None,
+        })
     }
 
     /// What was taken from slices ends at once, in memory; the rest by a statement.

@@ -2,10 +2,11 @@
 //! cancelled, or the store was away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::combine::Queue;
@@ -27,6 +28,8 @@ use crate::task;
 use crate::time::Timestamp;
 use crate::usage::Usage;
 
+/// How many endings the background tries at a time: statements take them together.
+const BACKGROUND: usize = 64;
 /// How often an ending is tried while the store is away; with the pauses, some ten minutes.
 const TRIES: u32 = 130;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -48,7 +51,7 @@ pub(super) enum Ending {
     /// It was made and came to nothing: it cost nothing.
     Refund,
     /// Nobody knows; so much was seen.
-    Unknown(Option<Usage>),
+    Unknown(Option<Spent>),
     /// Nobody knows whether it was made; if it was, nothing came of it.
     Forget,
 }
@@ -86,9 +89,10 @@ impl Ending {
 
     const fn from(&self) -> &'static [State] {
         match self {
-            Self::Settle(_) | Self::Release | Self::Refund => OPEN,
             Self::Charge(_) | Self::Absolve => &[State::Unknown],
-            Self::Unknown(_) | Self::Forget => &[State::Held],
+            // Also after the lease: what was seen can be more than the ceiling.
+            Self::Settle(_) | Self::Release | Self::Refund | Self::Unknown(Some(_)) => OPEN,
+            Self::Unknown(None) | Self::Forget => &[State::Held],
         }
     }
 
@@ -96,7 +100,7 @@ impl Ending {
     pub(super) fn spent(&self) -> Option<Spent> {
         match self {
             Self::Settle(spent) | Self::Charge(spent) => Some(spent.clone()),
-            Self::Unknown(seen) => seen.map(Spent::tokens),
+            Self::Unknown(seen) => seen.clone(),
             Self::Release | Self::Absolve | Self::Refund | Self::Forget => None,
         }
     }
@@ -146,7 +150,7 @@ pub(super) struct Core {
     /// What this process has of leased budgets.
     pub(super) leases: Leases,
     /// Set by `shutdown`: what does not succeed now is given up.
-    pub(super) closing: AtomicBool,
+    pub(super) closing: watch::Sender<bool>,
     /// Whether the audit journal has been given something to keep.
     pub(super) kept: AtomicBool,
     /// How its background tasks are.
@@ -161,24 +165,31 @@ impl Core {
             Some(spent) => self.price(held, spent),
             None => (None, None, None),
         };
-        if !held.on_record {
-            if matches!(
-                job.ending,
-                Ending::Release | Ending::Forget | Ending::Refund
-            ) {
-                return Ok(nothing(held));
-            }
-            // Let through while the store was away: now it is charged, whatever the limits say.
+        let costs_nothing = matches!(
+            job.ending,
+            Ending::Release | Ending::Forget | Ending::Refund
+        );
+        if !held.on_record && !costs_nothing {
+            // Let through while the store was away: now it is charged, whatever the limits say. What
+            // nobody knows, at the larger of what was asked for and what was seen.
+            let unknown = matches!(job.ending, Ending::Unknown(_));
+            let known = usage.filter(|_| !unknown);
+            let seen = usage.map_or(0, |usage| usage.total_tokens());
+            let at_least = held.tokens.max(seen);
             let demand = Demand {
-                tokens: usage.map_or(held.tokens, |usage| usage.total_tokens()),
-                usd: usd.or(held.usd),
+                tokens: known.map_or(at_least, |usage| usage.total_tokens()),
+                usd: if unknown {
+                    usd.max(held.usd)
+                } else {
+                    usd.or(held.usd)
+                },
                 whose: Whose {
                     model: model.clone().or_else(|| held.model.clone()),
                     ..whose(held)
                 },
-                input: usage.map_or(0, |usage| usage.input_tokens),
-                output: usage.map_or(0, |usage| usage.output_tokens),
-                either: usage.map_or(held.tokens, |_| 0),
+                input: known.map_or(0, |usage| usage.input_tokens),
+                output: known.map_or(0, |usage| usage.output_tokens),
+                either: known.map_or(at_least, |_| 0),
                 ..demand(held)
             };
             self.charge_anyway(&demand).await?;
@@ -196,6 +207,10 @@ impl Core {
         // waits for, and then the caller's own job is still there.
         let limit = self.store.deadline();
         let Some(finished) = self.ending.ask(finish.clone(), limit).await? else {
+            // The statement that had no answer in time may have reserved it all the same; it did not.
+            if !held.on_record && costs_nothing {
+                return Ok(nothing(held));
+            }
             return Err(CostError::NoReservation { id: held.id });
         };
         if !finished.done {
@@ -237,16 +252,24 @@ impl Core {
         let usage = spent.usage.map(|usage| price::consistent(&usage));
         let provider = spent.provider.as_deref().or(provider);
         let usd = spent.usd.or_else(|| {
-            let usage = usage.as_ref()?;
-            [spent.model.as_ref(), model]
-                .into_iter()
-                .flatten()
-                .find_map(|model| {
-                    let prices = &self.settings.prices;
-                    prices.of_usage(model, provider, at, usage).ok()
-                })
+            let names = [spent.model.as_ref(), model];
+            let prices = &self.settings.prices;
+            prices.of_usage_of_any(names, provider, at, usage.as_ref()?)
         });
         (usd, usage)
+    }
+
+    /// Waits for `pause` at least, and no longer once it is closing. Those that failed together, because
+    /// one among them could not be done, come back apart.
+    async fn pause(&self, pause: Duration, by: Uuid) {
+        let (_, random) = by.as_u64_pair();
+        let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX).max(1);
+        let apart = Duration::from_micros(random % micros);
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(pause + apart) => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
     }
 
     /// Tries until the store answers, or is not expected to any more.
@@ -261,10 +284,10 @@ impl Core {
                 Ok(settled) => return Ok(settled),
                 Err(error) => error,
             };
-            if !away || tries == TRIES || self.closing.load(Ordering::Relaxed) {
+            if !away || tries == TRIES || *self.closing.borrow() {
                 return Err(error);
             }
-            tokio::time::sleep(pause).await;
+            self.pause(pause, job.by).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             tries += 1;
         }
@@ -319,51 +342,64 @@ impl Drop for Pending {
 #[derive(Debug)]
 pub(super) enum Message {
     End(Box<Job>),
-    /// Answer when everything before is done.
+    /// Answer when everything before is done or given up.
     Flush(oneshot::Sender<()>),
 }
 
-/// Ends what is handed over, in order, until the last handle is gone and the queue is empty.
+/// Ends what is handed over, many at a time, until the last handle is gone and the queue is empty.
+//
+// At the same time, so that one that cannot be done (somebody has locked its row) holds up no other.
 pub(super) async fn work(
     core: Arc<Core>,
     mut queue: mpsc::UnboundedReceiver<Message>,
     again: mpsc::WeakUnboundedSender<Message>,
 ) {
+    let mut at_work = JoinSet::new();
     while let Some(message) = queue.recv().await {
-        let job = match message {
-            Message::End(job) => job,
-            Message::Flush(done) => {
-                let _ = done.send(());
-                continue;
-            }
-        };
-        let ended = core.persist(&job).await;
-        core.pulse.end_ending();
-        match ended {
-            Ok(_) => {}
-            // The statement that may have made it can still be running: look once more when it
-            // cannot be any longer.
-            Err(CostError::NoReservation { .. }) if matches!(job.ending, Ending::Forget) => {
-                if !job.second_look {
-                    core.pulse.begin_ending();
-                    look_again(Arc::clone(&core), *job, again.clone());
+        match message {
+            Message::End(job) => {
+                while at_work.try_join_next().is_some() {}
+                if at_work.len() >= BACKGROUND {
+                    at_work.join_next().await;
                 }
+                at_work.spawn(task::boxed(end_one(Arc::clone(&core), job, again.clone())));
             }
-            // Somebody else was faster: the sweeper, or a late settlement.
-            Err(CostError::NotHeld { state }) => {
-                tracing::debug!(id = %job.held.id, %state, "a reservation had ended before");
-            }
-            Err(error) => {
-                tracing::error!(id = %job.held.id, %error, "a reservation could not be ended; it stays charged until its lease runs out and it is resolved");
+            Message::Flush(done) => {
+                while at_work.join_next().await.is_some() {}
+                let _ = done.send(());
             }
         }
     }
+    while at_work.join_next().await.is_some() {}
+}
+
+async fn end_one(core: Arc<Core>, job: Box<Job>, again: mpsc::WeakUnboundedSender<Message>) {
+    match core.persist(&job).await {
+        Ok(_) => {}
+        // The statement that may have made it can still be running: look once more when it
+        // cannot be any longer.
+        Err(CostError::NoReservation { .. }) if matches!(job.ending, Ending::Forget) => {
+            if !job.second_look {
+                core.pulse.begin_ending();
+                look_again(Arc::clone(&core), *job, again);
+            }
+        }
+        // Somebody else was faster: the sweeper, or a late settlement.
+        Err(CostError::NotHeld { state }) => {
+            tracing::debug!(id = %job.held.id, %state, "a reservation had ended before");
+        }
+        Err(error) => {
+            tracing::error!(id = %job.held.id, %error, "a reservation could not be ended; it stays charged until its lease runs out and it is resolved");
+        }
+    }
+    core.pulse.end_ending();
 }
 
 fn look_again(core: Arc<Core>, mut job: Job, queue: mpsc::WeakUnboundedSender<Message>) {
     job.second_look = true;
+    let after = core.store.deadline();
     task::spawn(async move {
-        tokio::time::sleep(core.store.deadline()).await;
+        tokio::time::sleep(after).await;
         let queued = queue.upgrade();
         let queued = queued.map(|queue| queue.send(Message::End(Box::new(job))));
         if !matches!(queued, Some(Ok(()))) {

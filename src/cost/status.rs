@@ -174,6 +174,11 @@ impl Pulse {
         since > settings.sweep_every.saturating_mul(LATE) + SWEEPS_FOR
     }
 
+    /// How many endings the background has still to do.
+    pub(super) fn endings(&self) -> usize {
+        self.ending.load(Ordering::Acquire)
+    }
+
     /// The background has one more reservation to end.
     pub(super) fn begin_ending(&self) {
         self.ending.fetch_add(1, Ordering::AcqRel);

@@ -1,4 +1,5 @@
-//! Leases that ran out: their reservations' outcome is unknown from then on.
+//! Leases that ran out: their reservations' outcome is unknown from then on. And raises of rolling windows,
+//! which last as long as the window does.
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub(super) async fn once(core: &Core) -> Result<u64, StoreError> {
     if !core.leases.is_seen() && core.store.any_leased().await? {
         core.leases.see();
     }
+    core.store.expire_raises().await?;
     let mut total = slices(core, by).await?;
     loop {
         let swept = core.store.try_sweep(by).await?;

@@ -1,5 +1,7 @@
 //! The pure parts: prices, ceilings, windows, reasons.
 
+#[cfg(feature = "embedded")]
+mod abandoned;
 mod raised;
 
 use std::time::Duration;
@@ -131,6 +133,37 @@ fn a_ceiling_reserves_for_the_cache_to_be_written() {
         .of_ceiling(&sonnet, &either, now())
         .unwrap();
     assert!(price >= Usd::nanos(15_000_000) && price < Usd::nanos(15_000_100));
+}
+
+#[test]
+fn a_ceiling_reserves_for_everything_to_be_audio() {
+    let audio = model("gpt-audio");
+    let ceiling = Ceiling::in_out(1_000, 1_000).of_model(&audio);
+    let price = Prices::bundled()
+        .of_ceiling(&audio, &ceiling, now())
+        .unwrap();
+    let dearest = Usd::nanos(1_000 * (32_000 + 64_000));
+    assert!(
+        price >= dearest && price < dearest.saturating_add(Usd::nanos(100)),
+        "{price}"
+    );
+    // A model without a price for audio is reserved for as before.
+    let mini = model("gpt-4o-mini");
+    let ceiling = Ceiling::in_out(1_000, 1_000).of_model(&mini);
+    let price = Prices::bundled().of_ceiling(&mini, &ceiling, now());
+    assert!(price.unwrap() < Usd::nanos(750_100));
+}
+
+#[test]
+fn the_dearer_tier_is_the_larger_one() {
+    let of = |tier| Usage::tokens(1, 1).tier(tier);
+    let tiers = [Tier::Batch, Tier::Flex, Tier::Standard, Tier::Priority];
+    for (at, one) in tiers.into_iter().enumerate() {
+        for (to, other) in tiers.into_iter().enumerate() {
+            let dearer = tiers[at.max(to)];
+            assert_eq!(of(one).max(of(other)).tier, dearer, "{one:?} {other:?}");
+        }
+    }
 }
 
 fn state() -> WindowState {
@@ -368,6 +401,31 @@ proptest! {
             for ceiling in [
                 Ceiling::in_out(usage.input_tokens + slack, usage.output_tokens + slack),
                 Ceiling::tokens(usage.total_tokens() + slack),
+            ] {
+                let reserved = prices.of_ceiling(&name, &ceiling, now()).unwrap();
+                prop_assert!(paid <= reserved, "{name} {usage:?} {ceiling:?} {paid} {reserved}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_call_with_audio_costs_more_than_its_ceiling(
+        usage in any_usage(), heard in 0..400_000_u64, spoken in 0..100_000_u64,
+    ) {
+        for name in ["gpt-audio", "gpt-realtime", "gpt-4o-transcribe", "gemini-2.5-flash"] {
+            let usage = consistent(&Usage {
+                input_audio_tokens: heard,
+                output_audio_tokens: spoken,
+                cache_write_tokens: 0,
+                ..usage
+            });
+            let name = model(name);
+            let prices = Prices::bundled();
+            // What cannot be priced stays charged at its ceiling.
+            let Ok(paid) = prices.of_usage(&name, None, now(), &usage) else { continue };
+            for ceiling in [
+                Ceiling::in_out(usage.input_tokens, usage.output_tokens),
+                Ceiling::tokens(usage.total_tokens()),
             ] {
                 let reserved = prices.of_ceiling(&name, &ceiling, now()).unwrap();
                 prop_assert!(paid <= reserved, "{name} {usage:?} {ceiling:?} {paid} {reserved}");

@@ -186,9 +186,13 @@ impl Permit {
         seen.usage = Some(seen.usage.map_or(*usage, |before| before.max(*usage)));
     }
 
-    /// Tells what the call has cost so far, where it is not a matter of tokens.
+    /// Tells what the call has cost so far, where it is not a matter of tokens; the largest counts if the
+    /// permit is dropped.
     pub fn observe_cost(&self, cost: Usd) {
         let Some(live) = &self.live else { return };
+        if let Some(reservation) = &live.reservation {
+            reservation.observe_cost(cost);
+        }
         let mut seen = live.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.cost = Some(seen.cost.map_or(cost, |before| before.max(cost)));
     }
@@ -247,8 +251,11 @@ impl Permit {
         };
         let passed = live.passed.take();
         let seen = *live.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.usage = outcome.usage.or(seen.usage);
-        outcome.cost = outcome.cost.or(seen.cost);
+        // Of work that broke off it is the least that was taken, and no report: the reservation has it too.
+        if outcome.status == Status::Completed {
+            outcome.usage = outcome.usage.or(seen.usage);
+            outcome.cost = outcome.cost.or(seen.cost);
+        }
         outcome.output = outcome.output.or(seen.output);
         (live.settle(outcome).await, passed)
     }

@@ -10,8 +10,9 @@ impl Governance {
     /// Authorizes `call`, runs `work` with the permit, and settles from how it ended.
     ///
     /// What the work learns of its cost it tells the permit ([`Permit::observe`],
-    /// [`Permit::observe_cost`]); a model call that says nothing stays charged at its ceiling. What
-    /// came out it can tell too ([`Permit::observe_output`]): only a keyed hash is kept.
+    /// [`Permit::observe_cost`]); a model call that says nothing stays charged at its ceiling. Of work that
+    /// fails, what it told is the least that was taken: it stays charged at the larger of that and its
+    /// ceiling. What came out it can tell too ([`Permit::observe_output`]): only a keyed hash is kept.
     ///
     /// The work is stopped where it waits as soon as the agent, its session, or an agent that started
     /// it is halted. After it, whether it did well or not, the call's contracts are asked.

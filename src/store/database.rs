@@ -83,6 +83,9 @@ impl Database {
     ///
     /// The audit writer opens its own connections with the pool's options, so that a busy pool
     /// starves no evidence.
+    ///
+    /// Its sessions keep their own settings. With `synchronous_commit` off, a crash of the server can
+    /// lose reservations that were acknowledged; a pool of our own sets it on.
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         Self::of(Source::Pool(pool))
@@ -255,16 +258,25 @@ impl Database {
     }
 
     fn pool_over(&self, options: PgConnectOptions) -> PgPool {
-        let limit = self.settings.statement.as_millis().to_string();
         let options = options.application_name("portcullis");
-        let options = if self.settings.pooled {
+        let pool = PgPoolOptions::new();
+        let (options, pool) = if self.settings.pooled {
             // A pooler refuses what it cannot keep apart; transactions set it instead.
-            options.extra_float_digits(None).statement_cache_capacity(0)
+            let options = options.extra_float_digits(None).statement_cache_capacity(0);
+            (options, pool)
         } else {
-            options.options([("statement_timeout", limit.as_str())])
+            let limit = self.settings.statement;
+            let idle = statement::longest_idle(limit).as_millis().to_string();
+            let limit = limit.as_millis().to_string();
+            let options = options.options([
+                ("statement_timeout", limit.as_str()),
+                ("idle_in_transaction_session_timeout", idle.as_str()),
+            ]);
+            let pool = pool
+                .after_connect(|connection, _| Box::pin(statement::prepare_session(connection)));
+            (options, pool)
         };
-        PgPoolOptions::new()
-            .max_connections(self.settings.pool_size)
+        pool.max_connections(self.settings.pool_size)
             .acquire_timeout(self.settings.acquire)
             .connect_lazy_with(options)
     }

@@ -137,11 +137,14 @@ impl<'d> Migration<'d> {
         let mut tx = pool.begin().await.map_err(during("begin the migration"))?;
         // Several processes come here at once; the first does the work, the others find it done.
         // A migration may outlast the limit that ordinary statements have.
-        sqlx::query("SET LOCAL statement_timeout = 0")
-            .persistent(false)
-            .execute(&mut *tx)
-            .await
-            .map_err(during("lift the statement timeout"))?;
+        sqlx::query(
+            "SELECT set_config('statement_timeout', '0', true),
+                    set_config('idle_in_transaction_session_timeout', '5min', true)",
+        )
+        .persistent(false)
+        .execute(&mut *tx)
+        .await
+        .map_err(during("lift the time limits"))?;
         sqlx::query("LOCK TABLE portcullis.schema_migrations IN EXCLUSIVE MODE")
             .persistent(false)
             .execute(&mut *tx)

@@ -8,15 +8,38 @@
 
 use std::time::Duration;
 
+#[expect(
+    clippy::disallowed_types,
+    reason = "SET takes no bind parameter; what is written into it is a number"
+)]
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Connection as _, FromRow, PgPool, Postgres, Row as _, Transaction};
+use sqlx::{Connection as _, FromRow, PgPool, Postgres, Row as _, SqlSafeStr, Transaction};
 
 use super::{Store, StoreError};
 use crate::task;
 
-/// What our statements count on, whatever the database's default is.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+#[cfg(all(test, feature = "embedded"))]
+mod tests;
+
+/// For how long after its deadline a transaction may be left alone before the server ends it.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+
+/// How a transaction begins, in one message: with what our statements count on, whatever the database's
+/// default is, and so that a process that is stopped in the middle of it holds its locks no longer than
+/// [`longest_idle`].
+fn begin_sql(limit: Duration) -> impl SqlSafeStr {
+    AssertSqlSafe(format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {}",
+        longest_idle(limit).as_millis()
+    ))
+}
+
+/// For how long a transaction may wait for its client: nobody goes on with it after the deadline.
+pub(super) const fn longest_idle(limit: Duration) -> Duration {
+    limit.saturating_add(LEFT_ALONE)
+}
 
 /// A statement that is run by itself.
 pub(crate) trait InStore {
@@ -92,7 +115,7 @@ impl Store {
         let (pool, limit) = (self.pool().clone(), self.deadline());
         let pooled = self.is_pooled();
         let begun = async move {
-            let mut tx = pool.begin_with(BEGIN).await?;
+            let mut tx = pool.begin_with(begin_sql(limit)).await?;
             if pooled {
                 limit_transaction(&mut tx, limit).await?;
             }
@@ -109,7 +132,7 @@ pub(crate) async fn begin_on(
     connection: &mut PgConnection,
     limit: Duration,
 ) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
-    let mut tx = connection.begin_with(BEGIN).await?;
+    let mut tx = connection.begin_with(begin_sql(limit)).await?;
     limit_transaction(&mut tx, limit).await?;
     Ok(tx)
 }
@@ -123,6 +146,19 @@ pub(super) async fn keeps_settings(pool: &PgPool, limit: Duration) -> Result<boo
     let set = row.and_then(|row| row.try_get::<String, _>(0));
     let set = set.map_err(StoreError::during("check for a pooler"))?;
     Ok(set == limit.as_millis().to_string())
+}
+
+/// Prepares a direct connection: off, what we acknowledge could be lost in a crash of the server; a host
+/// may have set it so for its own tables.
+pub(super) async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT CASE WHEN current_setting('synchronous_commit') = 'off'
+                     THEN set_config('synchronous_commit', 'on', false) END",
+    )
+    .persistent(false)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// What a direct connection sets once for its session.

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use portcullis::audit::{Entry, JournalSettings, Query};
 use portcullis::contracts::{About, Condition, Contract};
-use portcullis::cost::Budget;
+use portcullis::cost::{Budget, Price, Prices};
 use portcullis::scope::ScopePolicy;
 use portcullis::store::TestDatabase;
 use portcullis::{
-    AgentId, Call, Ceiling, ErrorKind, Gate, Governance, Outcome, Permit, Principal, Refusal,
-    RunError, TenantId, Usage, Usd,
+    AgentId, Call, Ceiling, ErrorKind, Gate, Governance, ModelName, Outcome, Permit, Principal,
+    Refusal, RunError, TenantId, Usage, Usd,
 };
 use serde_json::json;
 use sqlx::Executor;
@@ -280,6 +280,72 @@ async fn a_dropped_permit_is_unknown_and_stays_charged() {
     gov.shutdown().await;
     let (settled, held) = spent(&test).await;
     assert_eq!(settled + held, reserved, "charged at the ceiling");
+}
+
+#[tokio::test]
+async fn the_builder_takes_prices() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let ours = ModelName::parse("our-own-llama").unwrap();
+    let price = Price::per_million(Usd::dollars(10), Usd::dollars(30));
+    let gov = Governance::builder(test.database(), keys())
+        .prices(Prices::bundled().with(&ours, price))
+        .connect()
+        .await
+        .unwrap();
+    allow(&gov).await;
+    let me = principal("billing-agent");
+    let ceiling = Ceiling::in_out(1_000, 100).of_model(&ours);
+    let held = gov.cost().reserve(&me, ceiling).await.unwrap();
+    let settled = held.settle(Usage::tokens(500, 10)).await.unwrap();
+    assert_eq!(settled.usd, Usd::nanos(500 * 10_000 + 10 * 30_000));
+    gov.shutdown().await;
+}
+
+/// What broke off may have taken more than it told.
+#[tokio::test]
+async fn f28_a_run_that_breaks_off_is_charged_the_larger_of_seen_and_reserved() {
+    let test = TestDatabase::fresh().await.unwrap();
+    let (gov, me) = governed(&test).await;
+    let call = Call::model(&me, MODEL)
+        .max_input_tokens(10_000)
+        .max_output_tokens(1_000);
+    let permit = gov.authorize(&call).await.unwrap();
+    let (_, reserved) = spent(&test).await;
+    permit.release().await;
+
+    let broke = gov
+        .run(&call, async |permit: &Permit| {
+            permit.observe(&Usage::tokens(900, 1));
+            Err::<(), _>("connection reset")
+        })
+        .await;
+    assert_eq!(broke, Err(RunError::Failed("connection reset")));
+    assert_eq!(spent(&test).await, (0, reserved), "nothing is given back");
+    // More than was reserved has been seen.
+    let tool = Call::tool(&me, "charge_card").ceiling(Ceiling::usd(Usd::cents(2)));
+    let broke = gov
+        .run(&tool, async |permit: &Permit| {
+            permit.observe_cost(Usd::cents(3));
+            Err::<(), _>("connection reset")
+        })
+        .await;
+    assert_eq!(broke, Err(RunError::Failed("connection reset")));
+    let (settled, held) = spent(&test).await;
+    assert_eq!(
+        (settled, held),
+        (0, reserved + Usd::cents(3).as_nanos()),
+        "what was seen is more"
+    );
+    // What is done is charged what it told.
+    let done = gov
+        .run(&tool, async |permit: &Permit| {
+            permit.observe_cost(Usd::cents(1));
+            Ok::<_, Refusal>(())
+        })
+        .await;
+    assert_eq!(done, Ok(()));
+    assert_eq!(spent(&test).await, (Usd::cents(1).as_nanos(), held));
+    gov.shutdown().await;
 }
 
 #[tokio::test]

@@ -222,6 +222,23 @@ async fn f53_nor_by_hand_past_this_crate() {
     let permit = app.authorize(&refund()).await.unwrap();
     permit.settle(Outcome::completed()).await;
     let used = request.unwrap();
+    // People agreed that one limit is raised, and it was; another one is charged along with it.
+    let other = Budget::for_agent(agent())
+        .per_session(Usd::dollars(50))
+        .on_limit(OnLimit::Ask)
+        .named(BudgetName::parse("other").unwrap());
+    operator.cost().register(other).await.unwrap();
+    let request = app.authorize(&read(1)).await.unwrap_err().request();
+    let raised = request.unwrap();
+    operator
+        .gates()
+        .decide(raised, &erin(), Decision::grant())
+        .await
+        .unwrap();
+    let permit = app.authorize(&read(1)).await.unwrap();
+    permit
+        .settle(Outcome::completed().cost(Usd::dollars(1)))
+        .await;
     let raise = |id: &str| {
         format!(
             "INSERT INTO portcullis.budget_raises (tenant_id, raise_id, budget, period, window_key, usd, tokens, calls, raised_at)
@@ -243,6 +260,8 @@ async fn f53_nor_by_hand_past_this_crate() {
         raise("'x'"),
         // What was agreed to was a call, and no raise.
         raise(&format!("'{used}'")),
+        // What was agreed to was another limit, and has been raised.
+        format!("{} WHERE w.budget = 'other'", raise(&format!("'{raised}'"))),
         "DELETE FROM portcullis.budget_raises".to_owned(),
         "DELETE FROM portcullis.budget_windows".to_owned(),
         "INSERT INTO portcullis.roles VALUES ('portcullis_test_acting2', 'operator')".to_owned(),

@@ -354,6 +354,47 @@ fn what_is_not_known_to_be_harmless_is_not_metered() {
     }
 }
 
+/// xAI and some gateways count reasoning beside the output, and only the total says so.
+#[test]
+fn f29_what_is_counted_apart_is_charged_too() {
+    let counts = |json: &str| {
+        let usage = usage::read(json, Tier::Standard).unwrap();
+        (usage.input_tokens, usage.output_tokens)
+    };
+    for (json, wanted) in [
+        (
+            r#"{"prompt_tokens":10120,"completion_tokens":1499,"total_tokens":14428,
+                "completion_tokens_details":{"reasoning_tokens":2809}}"#,
+            (10_120, 4_308),
+        ),
+        (
+            r#"{"prompt_tokens":20,"completion_tokens":198,"total_tokens":623}"#,
+            (20, 603),
+        ),
+        // Without a total, parts that are more than the whole are counted apart.
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":7,
+                "prompt_tokens_details":{"cached_tokens":30},
+                "completion_tokens_details":{"reasoning_tokens":50}}"#,
+            (40, 57),
+        ),
+        // A total that is less than its parts says nothing, and neither does one that fits.
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":7,"total_tokens":3}"#,
+            (10, 7),
+        ),
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17,
+                "completion_tokens_details":{"reasoning_tokens":5}}"#,
+            (10, 7),
+        ),
+    ] {
+        assert_eq!(counts(json), wanted, "{json}");
+    }
+    let huge = r#"{"prompt_tokens":1,"completion_tokens":1,"total_tokens":1000000001}"#;
+    assert_eq!(usage::read(huge, Tier::Standard), None);
+}
+
 #[test]
 fn f31_usage_that_cannot_be_true_is_missing() {
     let read = |json: &str| usage::read(json, Tier::Standard);

@@ -23,6 +23,7 @@ struct Wire {
     prompt_tokens: Option<u64>,
     output_tokens: Option<u64>,
     completion_tokens: Option<u64>,
+    total_tokens: Option<u64>,
     input_tokens_details: Option<InputDetails>,
     prompt_tokens_details: Option<InputDetails>,
     output_tokens_details: Option<OutputDetails>,
@@ -63,6 +64,7 @@ pub(super) fn read(json: &str, tier: Tier) -> Option<Usage> {
     let counts = [
         Some(input_tokens),
         Some(output_tokens),
+        wire.total_tokens,
         input.cached,
         input.cache_write,
         input.audio,
@@ -81,17 +83,26 @@ pub(super) fn read(json: &str, tier: Tier) -> Option<Usage> {
         tier,
         ..Usage::default()
     };
-    // The totals already hold their parts: nothing is added to them or taken from them. A part
-    // larger than its total is a provider that counts the parts apart, or one that is wrong; the
-    // total is then at least the part, and no price is ever applied to a negative rest.
-    usage.input_tokens = input_tokens
-        .max(
-            usage
-                .cached_input_tokens
-                .saturating_add(usage.cache_write_tokens),
-        )
-        .max(usage.input_audio_tokens);
-    usage.output_tokens = output_tokens.max(
+    // A whole already holds its parts: nothing is added to it or taken from it. Some providers count
+    // reasoning beside the output, and only the total tells; what of it is not input is then output. A
+    // part that is still larger than its whole is counted apart too, or wrong, and is added to it: too
+    // much rather than too little, and no price is ever applied to a negative rest.
+    let with = |whole: u64, parts: u64| {
+        if parts > whole {
+            whole.saturating_add(parts)
+        } else {
+            whole
+        }
+    };
+    let cache = usage
+        .cached_input_tokens
+        .saturating_add(usage.cache_write_tokens);
+    usage.input_tokens = with(input_tokens, cache).max(usage.input_audio_tokens);
+    let beside_input = wire
+        .total_tokens
+        .map_or(0, |total| total.saturating_sub(usage.input_tokens));
+    usage.output_tokens = with(
+        output_tokens.max(beside_input),
         usage
             .reasoning_tokens
             .saturating_add(usage.output_audio_tokens),

@@ -193,6 +193,7 @@ pub(in crate::audit) async fn count_heads(
 pub(in crate::audit) async fn unhurry(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT set_config('statement_timeout', '0', true),
+                set_config('idle_in_transaction_session_timeout', '5min', true),
                 set_config('jit', 'off', true),
                 set_config('enable_sort', 'off', true),
                 set_config('enable_bitmapscan', 'off', true)",

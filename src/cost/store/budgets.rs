@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgConnection, PgRow};
 
 use super::admitted::on_limit;
 use super::{CostStore, bound, limit, malformed, or_any, parse, parsed, period, seconds, window};
@@ -36,7 +36,7 @@ impl CostStore {
     /// Puts `budget` in force under `name`, in open windows too.
     //
     // Safe under concurrency: the budget's rows are locked first, so that no window is opened with the
-    // old limits meanwhile; then the open windows, in the order of their keys, as admissions lock
+    // old limits meanwhile (a new name, instead of its rows); then the open windows, in the order of their keys, as admissions lock
     // them. An admission before this commits counts against the old limit, one after against the new.
     #[expect(clippy::too_many_lines, reason = "one transaction of three statements")]
     pub(in crate::cost) async fn upsert_budget(
@@ -47,22 +47,19 @@ impl CostStore {
         self.store
             .run_idempotent("register a budget", || async move {
                 let mut tx = self.store.begin().await?;
-                let owner = sqlx::query(
-                    "SELECT agent_id, user_id, model
-                       FROM portcullis.budgets
-                      WHERE tenant_id = $1 AND name = $2
-                      ORDER BY period
-                        FOR UPDATE",
-                )
-                .bind(self.tenant())
-                .bind(name.as_str())
-                .persistent(false)
-                .fetch_all(&mut *tx)
-                .await?
-                .pop();
-                if let Some(owner) = owner
-                    && subject(&owner)? != budget.subject
-                {
+                let mut owner = lock_owner(&mut tx, self.tenant(), name).await?;
+                if owner.is_none() {
+                    // Nothing is there to lock: two who register a name first meet here instead, and the
+                    // second one sees what the first has registered.
+                    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' ' || $2::text, 0))")
+                        .bind(self.tenant())
+                        .bind(name.as_str())
+                        .persistent(false)
+                        .execute(&mut *tx)
+                        .await?;
+                    owner = lock_owner(&mut tx, self.tenant(), name).await?;
+                }
+                if owner.is_some_and(|owner| owner != budget.subject) {
                     return Ok(Registered::NameTaken);
                 }
                 let periods: Vec<(Period, Limits)> = budget.periods().collect();
@@ -85,7 +82,7 @@ impl CostStore {
                     .map(|(period, _)| period.stretch_micros())
                     .collect();
                 let warn_at: Vec<i32> = budget.warn_at.iter().map(|at| i32::from(*at)).collect();
-                sqlx::query(
+                let written = sqlx::query(
                     "WITH dropped AS (
                          DELETE FROM portcullis.budgets
                           WHERE tenant_id = $1 AND name = $2 AND period <> ALL($6::text[]))
@@ -129,6 +126,9 @@ impl CostStore {
                 .persistent(false)
                 .execute(&mut *tx)
                 .await?;
+                if usize::try_from(written.rows_affected()) != Ok(periods.len()) {
+                    return Ok(Registered::NameTaken);
+                }
                 // Heard when this is committed, by those who have slices of it.
                 sqlx::query("SELECT pg_notify('portcullis', $1)")
                     .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
@@ -281,6 +281,29 @@ impl CostStore {
         }
         Ok(budgets)
     }
+}
+
+/// Locks the budget's rows; says whose it is.
+async fn lock_owner(
+    tx: &mut PgConnection,
+    tenant: &str,
+    name: &BudgetName,
+) -> Result<Option<Subject>, sqlx::Error> {
+    sqlx::query(
+        "SELECT agent_id, user_id, model
+           FROM portcullis.budgets
+          WHERE tenant_id = $1 AND name = $2
+          ORDER BY period
+            FOR UPDATE",
+    )
+    .bind(tenant)
+    .bind(name.as_str())
+    .persistent(false)
+    .fetch_all(tx)
+    .await?
+    .first()
+    .map(subject)
+    .transpose()
 }
 
 /// One row: the budget with one of its periods.

@@ -8,7 +8,7 @@ use crate::cost::amount::{Amount, Calls, Tokens};
 use crate::cost::window::Window;
 use crate::ids::BudgetName;
 use crate::money::Usd;
-use crate::store::{InStore as _, StoreError};
+use crate::store::{ExecuteIn as _, InStore as _, StoreError};
 
 /// By how much the limit of one window is short, or raised.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +173,62 @@ impl CostStore {
                 .fetch_optional_in(&self.store)
                 .await?;
                 row.map_or(Ok(Raised::NoWindow), |row| raised(&row))
+            })
+            .await
+    }
+}
+
+impl CostStore {
+    /// Takes back what rolling windows were raised by longer ago than they last.
+    //
+    // Safe under concurrency: the windows are locked in the order of their keys. The raises are those that
+    // this statement saw at its beginning; a window that was raised since is left for the next time.
+    pub(in crate::cost) async fn expire_raises(&self) -> Result<u64, StoreError> {
+        self.store
+            .run_idempotent("take back the raises of rolling windows", || async move {
+                let done = sqlx::query(
+                    "WITH raised AS MATERIALIZED (
+                         SELECT w.budget, w.period, w.window_key, w.raised_usd, w.raised_tokens,
+                                w.raised_calls, k.usd, k.tokens, k.calls
+                           FROM portcullis.budgets b
+                           JOIN portcullis.budget_windows w
+                             ON w.tenant_id = b.tenant_id AND w.budget = b.name AND w.period = b.period
+                          CROSS JOIN LATERAL (
+                              SELECT coalesce(sum(r.usd), 0) AS usd, coalesce(sum(r.tokens), 0) AS tokens,
+                                     coalesce(sum(r.calls), 0) AS calls
+                                FROM portcullis.budget_raises r
+                               WHERE r.tenant_id = w.tenant_id AND r.budget = w.budget
+                                 AND r.period = w.period AND r.window_key = w.window_key
+                                 AND r.raised_at > coalesce($2::timestamptz, now())
+                                     - w.bucket_micros * 60 * interval '1 microsecond') k
+                          WHERE b.tenant_id = $1::text AND w.bucket_micros IS NOT NULL
+                            AND (w.raised_usd > 0 OR w.raised_tokens > 0 OR w.raised_calls > 0)
+                            AND (w.raised_usd > k.usd OR w.raised_tokens > k.tokens
+                                 OR w.raised_calls > k.calls)
+                     ), locked AS MATERIALIZED (
+                         SELECT w.budget, w.period, w.window_key, r.usd, r.tokens, r.calls,
+                                (w.raised_usd, w.raised_tokens, w.raised_calls)
+                                = (r.raised_usd, r.raised_tokens, r.raised_calls) AS as_seen
+                           FROM raised r
+                           JOIN portcullis.budget_windows w
+                             ON w.tenant_id = $1 AND w.budget = r.budget AND w.period = r.period
+                            AND w.window_key = r.window_key
+                          ORDER BY w.budget, w.period, w.window_key
+                            FOR NO KEY UPDATE OF w
+                     )
+                     UPDATE portcullis.budget_windows w
+                        SET raised_usd = least(w.raised_usd, l.usd),
+                            raised_tokens = least(w.raised_tokens, l.tokens),
+                            raised_calls = least(w.raised_calls, l.calls)
+                       FROM locked l
+                      WHERE w.tenant_id = $1 AND w.budget = l.budget AND w.period = l.period
+                        AND w.window_key = l.window_key AND l.as_seen",
+                )
+                .bind(self.tenant())
+                .bind(self.store.database_now())
+                .execute_in(&self.store)
+                .await?;
+                Ok(done.rows_affected())
             })
             .await
     }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use portcullis::OperatorId;
-use portcullis::cost::{OnLimit, Period, TopUp, Warning};
+use portcullis::cost::{OnLimit, Period, Rolling, TopUp, Warning};
 
 use super::*;
 
@@ -175,6 +175,35 @@ async fn an_operator_tops_up_a_window_once_for_each_id() {
         assert!(matches!(error, CostError::NotRaised { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::Misuse);
     }
+}
+
+#[tokio::test]
+async fn a_raise_of_a_rolling_window_leaves_it_again() {
+    let gate = Gate::new().await;
+    let budget = Budget::for_agent(agent()).per(Rolling::MINUTE, ONE_DOLLAR);
+    gate.cost.register(budget).await.unwrap();
+    keep(gate.cost.reserve(&me(), spend(100)).await.unwrap());
+    let top_up = async |cents| {
+        let operator = OperatorId::parse("op_7").unwrap();
+        let more = TopUp::new(name("agent:billing-agent"), Usd::cents(cents), operator);
+        gate.cost.top_up(&more).await.unwrap()
+    };
+    assert!(top_up(50).await);
+    keep(gate.cost.reserve(&me(), spend(50)).await.unwrap());
+    gate.clock.advance(Duration::from_secs(30));
+    assert!(top_up(7).await);
+    gate.cost.sweep().await.unwrap();
+    assert_eq!(gate.usd(&me()).await.limit, Some(Usd::cents(157)));
+    // The first is over, the second is not.
+    gate.clock.advance(Duration::from_secs(31));
+    gate.cost.sweep().await.unwrap();
+    assert_eq!(gate.usd(&me()).await.limit, Some(Usd::cents(107)));
+    gate.clock.advance(Duration::from_secs(31));
+    gate.cost.sweep().await.unwrap();
+    assert_eq!(gate.usd(&me()).await.limit, Some(ONE_DOLLAR));
+    assert!(gate.cost.reserve(&me(), spend(101)).await.is_err());
+    keep(gate.cost.reserve(&me(), spend(100)).await.unwrap());
+    ledger_agrees(&gate.test).await;
 }
 
 #[tokio::test]

@@ -362,3 +362,42 @@ async fn overrides_and_tiers_are_priced_as_billed() {
     let window = &gate.cost.snapshot(&me()).await.unwrap().windows[0];
     assert_eq!(window.by_model.len(), 3);
 }
+
+#[tokio::test]
+async fn an_override_holds_whatever_name_the_provider_answers_with() {
+    let asked = model("gpt-4o-mini");
+    let dear = Price::per_million(Usd::dollars(20), Usd::dollars(80));
+    let prices = Prices::bundled().with(&asked, dear);
+    let gate = Gate::with(CostSettings::default().prices(prices)).await;
+    gate.cost.register(daily(ONE_DOLLAR)).await.unwrap();
+    let ceiling = Ceiling::in_out(2_000, 200).of_model(&asked);
+    let held = gate.cost.reserve(&me(), ceiling).await.unwrap();
+    let dated = model("gpt-4o-mini-2024-07-18");
+    let spent = Spent::tokens(Usage::tokens(1_000, 100)).model(&dated);
+    let settled = held.settle(spent).await.unwrap();
+    assert_eq!(settled.usd, Usd::nanos(1_000 * 20_000 + 100 * 80_000));
+}
+
+#[tokio::test]
+async fn f28_what_was_seen_counts_also_after_the_lease() {
+    let gate = Gate::with(CostSettings::default().lease(Duration::from_mins(1))).await;
+    gate.cost
+        .register(Budget::for_agent(agent()).per_session(Tokens(10_000)))
+        .await
+        .unwrap();
+    let me = me();
+    let held = gate
+        .cost
+        .reserve(&me, Ceiling::tokens(1_000))
+        .await
+        .unwrap();
+    gate.clock.advance(Duration::from_mins(2));
+    assert_eq!(gate.cost.sweep().await.unwrap(), 1);
+    held.observe(&Usage::tokens(900, 600));
+    drop(held);
+    gate.settled().await;
+    let tokens = gate.cost.snapshot(&me).await.unwrap().windows[0].tokens;
+    assert_eq!((tokens.unknown, tokens.held), (1_500, 0));
+    assert_eq!(tokens.overrun, 500);
+    ledger_agrees(&gate.test).await;
+}

@@ -139,3 +139,36 @@ async fn three_budgets_are_charged_all_or_none() {
     );
     ledger_agrees(&gate.test).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_first_registrations_of_a_name_one_is_in_force_and_the_other_told() {
+    let gate = Gate::new().await;
+    let other = open(
+        &Database::options(gate.test.options()),
+        gate.clock.clone(),
+        CostSettings::default(),
+    )
+    .await;
+    let of = |who: &str| Budget::for_agent(AgentId::parse(who).unwrap());
+    for round in 0..40 {
+        let name = name(&format!("shared-{round}"));
+        let ours = of("a").per_day(ONE_DOLLAR).named(name.clone());
+        // Also where they have no period in common.
+        let theirs = match round % 2 {
+            0 => of("b").per_day(ONE_DOLLAR),
+            _ => of("b").per_session(ONE_DOLLAR),
+        };
+        let theirs = theirs.named(name.clone());
+        let (one, two) = tokio::join!(gate.cost.register(ours), other.register(theirs));
+        let refused = |outcome: &Result<(), CostError>| {
+            matches!(outcome, Err(CostError::InvalidBudget { field: "name", .. }))
+        };
+        assert!(
+            one.is_ok() != two.is_ok() && (refused(&one) || refused(&two)),
+            "round {round}: {one:?} {two:?}"
+        );
+        let budgets = gate.cost.budgets().await.unwrap();
+        let named = budgets.iter().filter(|budget| budget.name() == Some(&name));
+        assert_eq!(named.count(), 1, "round {round}");
+    }
+}

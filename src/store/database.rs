@@ -82,7 +82,7 @@ impl Database {
     /// The host's own pool, shared.
     ///
     /// The audit writer opens its own connections with the pool's options, so that a busy pool
-    /// starves no evidence.
+    /// starves no evidence; so do the statements of budgets, one or two, so that they are planned once.
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         Self::of(Source::Pool(pool))

@@ -1,5 +1,5 @@
 //! What a budget costs without a combiner: the statements of one call each, as they were before many
-//! calls were decided together. Its own tables, in the database that is measured.
+//! calls were decided together. On copies of our tables, in the database that is measured.
 
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -8,8 +8,9 @@ use uuid::Uuid;
 pub(crate) async fn prepare(pool: &PgPool, agents: i64) {
     sqlx::raw_sql(TABLES).execute(pool).await.unwrap();
     sqlx::query(
-        "INSERT INTO per_call.budgets (tenant_id, name, period, agent_id, usd_limit, registered_at)
-         SELECT 't', 'agent:' || i, 'day', 'agent-' || i, 1000000000000000, now()
+        "INSERT INTO per_call.budgets (tenant_id, name, period, agent_id, user_id, model, usd_limit,
+                on_limit, warn_at, registered_at)
+         SELECT 't', 'agent:' || i, 'day', 'agent-' || i, '', '', 1000000000000000, 'refuse', '{}', now()
            FROM generate_series(0, $1 - 1) i",
     )
     .bind(agents)
@@ -68,80 +69,12 @@ pub(crate) async fn pair(pool: &PgPool, agent: u64) {
         .unwrap();
 }
 
+// Ours, as they are: what differs is how they are used.
 const TABLES: &str = "CREATE SCHEMA per_call;
-
-CREATE TABLE per_call.budgets (
-    tenant_id       text    COLLATE \"C\" NOT NULL CHECK (length(tenant_id) BETWEEN 1 AND 256),
-    name            text    COLLATE \"C\" NOT NULL CHECK (length(name) BETWEEN 1 AND 256),
-    period          text    COLLATE \"C\" NOT NULL CHECK (period IN ('session', 'day')),
-    agent_id        text    COLLATE \"C\" NOT NULL CHECK (length(agent_id) BETWEEN 1 AND 256),
-    usd_limit       bigint  CHECK (usd_limit > 0),
-    token_limit     bigint  CHECK (token_limit > 0),
-    seconds_limit   integer CHECK (seconds_limit BETWEEN 1 AND 86400),
-    fallback_input  bigint  CHECK (fallback_input >= 0),
-    fallback_output bigint  CHECK (fallback_output >= 0),
-    registered_at   timestamptz NOT NULL,
-    PRIMARY KEY (tenant_id, name, period),
-    CHECK ((fallback_input IS NULL) = (fallback_output IS NULL)),
-    CHECK (seconds_limit IS NULL OR period = 'session')
-);
-
-CREATE INDEX budgets_agent_idx ON per_call.budgets (tenant_id, agent_id);
-
-CREATE TABLE per_call.budget_windows (
-    tenant_id      text    COLLATE \"C\" NOT NULL,
-    budget         text    COLLATE \"C\" NOT NULL,
-    period         text    COLLATE \"C\" NOT NULL,
-    window_key     text    COLLATE \"C\" NOT NULL,
-    usd_limit      bigint,
-    token_limit    bigint,
-    seconds_limit  integer,
-    settled_usd    bigint  NOT NULL DEFAULT 0,
-    held_usd       bigint  NOT NULL DEFAULT 0,
-    overrun_usd    bigint  NOT NULL DEFAULT 0,
-    settled_tokens bigint  NOT NULL DEFAULT 0,
-    held_tokens    bigint  NOT NULL DEFAULT 0,
-    overrun_tokens bigint  NOT NULL DEFAULT 0,
-    opened_at      timestamptz NOT NULL,
-    first_at       timestamptz,
-    PRIMARY KEY (tenant_id, budget, period, window_key)
-);
-
-ALTER TABLE per_call.budget_windows SET (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.02);
-
-CREATE TABLE per_call.reservations (
-    tenant_id       text    COLLATE \"C\" NOT NULL,
-    reservation_id  uuid    NOT NULL,
-    agent_id        text    COLLATE \"C\" NOT NULL,
-    session_id      text    COLLATE \"C\" NOT NULL,
-    user_id         text    COLLATE \"C\",
-    model           text    COLLATE \"C\",
-    provider        text    COLLATE \"C\",
-    state           text    COLLATE \"C\" NOT NULL,
-    reserved_at     timestamptz NOT NULL,
-    lease_until     timestamptz NOT NULL,
-    ended_at        timestamptz,
-    ended_by        uuid,
-    reserved_tokens bigint  NOT NULL,
-    charged_tokens  bigint  NOT NULL,
-    input_tokens    bigint,
-    cached_tokens   bigint,
-    output_tokens   bigint,
-    reasoning_tokens bigint,
-    budgets         text[]   NOT NULL,
-    periods         text[]   NOT NULL,
-    window_keys     text[]   NOT NULL,
-    reserved_usd    bigint[] NOT NULL,
-    charged_usd     bigint[] NOT NULL,
-    fallback_input  bigint[],
-    fallback_output bigint[],
-    PRIMARY KEY (tenant_id, reservation_id)
-);
-
-CREATE INDEX reservations_agent_idx
-    ON per_call.reservations (tenant_id, agent_id, reserved_at);
-CREATE INDEX reservations_lease_idx
-    ON per_call.reservations (tenant_id, lease_until) WHERE state = 'held';";
+CREATE TABLE per_call.budgets (LIKE portcullis.budgets INCLUDING ALL);
+CREATE TABLE per_call.budget_windows (LIKE portcullis.budget_windows INCLUDING ALL)
+    WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.02);
+CREATE TABLE per_call.reservations (LIKE portcullis.reservations INCLUDING ALL);";
 
 const RESERVE: &str = "WITH applicable AS MATERIALIZED (
                  SELECT b.name, b.period, k.window_key,

@@ -4,9 +4,10 @@
 //! come while a statement is under way are the next one. A statement that takes long, because somebody
 //! else holds a window, does not hold up the others for longer than a moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::store::AT_ONCE;
@@ -16,6 +17,8 @@ use crate::store::{StoreError, StoreFault};
 const STALLED: Duration = Duration::from_millis(25);
 /// The most statements at a time.
 const LANES: usize = 8;
+/// How many rounds over the runnable tasks those get who are about to ask.
+const ROUNDS: usize = 8;
 
 /// Somebody who waits for an answer.
 #[derive(Debug)]
@@ -73,8 +76,18 @@ impl<A, R> Queue<A, R> {
     }
 }
 
+/// Whose statement is under way, of those that reserve and those that end.
+//
+// On one hot window, they would wait for each other's lock of its row, in the server, with half of the
+// callers in each. Taking turns here, who waits for one is company for the next.
+pub(super) type Turns = Arc<Mutex<()>>;
+
+pub(super) fn turns() -> Turns {
+    Arc::default()
+}
+
 /// Has `decide` answer what is waiting, until nobody can ask any more.
-pub(super) async fn work<A, R, F, Fut>(mut waiters: Waiters<A, R>, decide: F)
+pub(super) async fn work<A, R, F, Fut>(mut waiters: Waiters<A, R>, turns: Turns, decide: F)
 where
     F: Fn(Vec<Waiting<A, R>>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
@@ -82,25 +95,35 @@ where
     let mut at_work = JoinSet::new();
     let mut batch = Vec::new();
     while waiters.recv_many(&mut batch, AT_ONCE).await > 0 {
-        // Those who have just been answered ask again in a moment, all of them.
-        tokio::task::yield_now().await;
         while at_work.try_join_next().is_some() {}
-        if !at_work.is_empty() {
-            let room = at_work.len() < LANES;
-            tokio::select! {
-                _ = at_work.join_next() => {}
-                () = tokio::time::sleep(STALLED), if room => {}
+        let room = at_work.len() < LANES;
+        let turn = tokio::select! {
+            biased;
+            turn = Arc::clone(&turns).lock_owned() => Some(turn),
+            () = tokio::time::sleep(STALLED), if room => None,
+            _ = at_work.join_next(), if !room => None,
+        };
+        // Those who have just been answered ask again in a moment, all of them.
+        for _ in 0..ROUNDS {
+            let before = batch.len();
+            tokio::task::yield_now().await;
+            while batch.len() < AT_ONCE
+                && let Ok(next) = waiters.try_recv()
+            {
+                batch.push(next);
             }
-        }
-        while batch.len() < AT_ONCE
-            && let Ok(next) = waiters.try_recv()
-        {
-            batch.push(next);
+            if batch.len() == before {
+                break;
+            }
         }
         // Nothing is taken for those who have gone.
         batch.retain(|waiting| !waiting.is_gone());
         if !batch.is_empty() {
-            at_work.spawn(decide(std::mem::take(&mut batch)));
+            let decided = decide(std::mem::take(&mut batch));
+            at_work.spawn(async move {
+                decided.await;
+                drop(turn);
+            });
         }
     }
     while at_work.join_next().await.is_some() {}

@@ -146,15 +146,20 @@ impl Cost {
         let (stop, stopped) = watch::channel(false);
         // Weak: they end when nobody can ask any more.
         let (reserve, end) = (Arc::downgrade(&core), Arc::downgrade(&core));
-        task::spawn(combine::work(to_reserve, move |batch| {
-            let core = reserve.upgrade();
-            async move {
-                if let Some(core) = core {
-                    core.reserve(batch).await;
+        let turns = combine::turns();
+        task::spawn(combine::work(
+            to_reserve,
+            Arc::clone(&turns),
+            move |batch| {
+                let core = reserve.upgrade();
+                async move {
+                    if let Some(core) = core {
+                        core.reserve(batch).await;
+                    }
                 }
-            }
-        }));
-        task::spawn(combine::work(to_end, move |batch| {
+            },
+        ));
+        task::spawn(combine::work(to_end, turns, move |batch| {
             let core = end.upgrade();
             async move {
                 if let Some(core) = core {
@@ -437,6 +442,7 @@ impl Cost {
         if self.core().kept.load(Ordering::Relaxed) {
             let _ = self.core().audit.drain().await;
         }
+        self.core().store.close_sessions().await;
     }
 
     /// Whether the host left the gate on.

@@ -82,7 +82,7 @@ impl Database {
     /// The host's own pool, shared.
     ///
     /// The audit writer opens its own connections with the pool's options, so that a busy pool
-    /// starves no evidence.
+    /// starves no evidence; so do the statements of budgets, one or two, so that they are planned once.
     ///
     /// Its sessions keep their own settings. With `synchronous_commit` off, a crash of the server can
     /// lose reservations that were acknowledged; a pool of our own sets it on.

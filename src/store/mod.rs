@@ -21,6 +21,7 @@ mod migrate;
 mod notices;
 mod policies;
 mod schema;
+mod session;
 mod statement;
 #[cfg(feature = "embedded")]
 mod testing;
@@ -41,6 +42,8 @@ use notices::Notices;
 pub(crate) use notices::{EVERY_TENANT, Subscription, Topic, Wake};
 pub(crate) use policies::{Policies, PolicyChanges, PolicyRow, PolicyWatch, hash_in_force};
 pub use schema::SchemaError;
+pub(crate) use session::OftenInStore;
+use session::Sessions;
 pub(crate) use statement::{ExecuteIn, InStore, begin_on};
 #[cfg(feature = "embedded")]
 pub use testing::TestDatabase;
@@ -68,6 +71,8 @@ struct Shared {
     deadline: Duration,
     /// Where changes are heard that others make, once somebody asks.
     notices: OnceLock<Notices>,
+    /// For the statements that are run all the time.
+    sessions: Sessions,
     /// The database itself, where a pooler stands before it.
     direct: Option<PgConnectOptions>,
 }
@@ -86,6 +91,7 @@ impl Store {
                 clock,
                 deadline,
                 notices: OnceLock::new(),
+                sessions: Sessions::new(),
                 direct: None,
             }),
             tenant,
@@ -106,6 +112,7 @@ impl Store {
                 clock,
                 deadline: database.deadline(),
                 notices: OnceLock::new(),
+                sessions: Sessions::new(),
                 direct: database.direct_options()?,
             }),
             tenant,
@@ -143,6 +150,16 @@ impl Store {
         if let Some(notices) = self.shared.notices.get() {
             notices.stop().await;
         }
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.shared.sessions
+    }
+
+    /// Gives back the sessions for statements that are run all the time, which all tenants share. Who
+    /// goes on has them opened anew.
+    pub(crate) async fn close_sessions(&self) {
+        self.sessions().close().await;
     }
 
     /// Whether changes are heard at once; otherwise they are found by polling.

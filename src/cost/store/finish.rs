@@ -9,7 +9,7 @@ use crate::cost::state::State;
 use crate::cost::window::Window;
 use crate::ids::{BudgetName, ModelName, ReservationId};
 use crate::money::Usd;
-use crate::store::{InStore as _, StoreError};
+use crate::store::{OftenInStore as _, StoreError};
 use crate::usage::Usage;
 
 /// What becomes of a reservation.
@@ -104,19 +104,27 @@ impl CostStore {
                                                      output, cached, reasoning, model, ord)
                      ), mine AS MATERIALIZED (
                          SELECT j.ord, j.id, j.by, j.state AS becomes, j.usd, j.tokens, j.input, j.output,
-                                j.cached, j.reasoning, j.model, r.state, r.ended_by, r.budgets, r.periods,
-                                r.window_keys, r.charged_usd, r.charged_tokens, r.fallback_input,
+                                j.cached, j.reasoning, j.model, r.tenant_id, r.state, r.ended_by,
+                                r.budgets, r.periods, r.window_keys, r.charged_usd, r.charged_tokens, r.fallback_input,
                                 r.fallback_output, r.reserved_at,
                                 (r.state = 'held' AND j.held) OR (r.state = 'unknown' AND j.unknown)
                                     AS ends
-                           FROM jobs j
-                           JOIN portcullis.reservations r
-                             ON r.tenant_id = $1::text AND r.reservation_id = j.id
-                          ORDER BY r.reservation_id
-                            FOR NO KEY UPDATE OF r
+                           FROM (SELECT i.ord, i.id, i.by, i.state, i.held, i.unknown, i.usd, i.tokens,
+                                        i.input, i.output, i.cached, i.reasoning, i.model
+                                   FROM jobs i
+                                  ORDER BY i.id) j
+                          CROSS JOIN LATERAL (
+                              SELECT q.tenant_id, q.state, q.ended_by, q.budgets, q.periods, q.window_keys,
+                                     q.charged_usd, q.charged_tokens, q.fallback_input,
+                                     q.fallback_output, q.reserved_at
+                                FROM portcullis.reservations q
+                               WHERE q.tenant_id = $1::text AND q.reservation_id = j.id
+                              OFFSET 0
+                                 FOR NO KEY UPDATE OF q) r
                      ), found AS MATERIALIZED (
                          SELECT m.ord, m.id, m.by, m.state AS before, m.ended_by, m.becomes, m.ends,
                                 m.input, m.output, m.cached, m.reasoning, m.model, m.reserved_at,
+                                m.tenant_id,
                                 c.ordinal, c.budget, c.period, c.window_key, c.was_usd,
                                 m.charged_tokens AS was_tokens,
                                 CASE m.becomes
@@ -168,18 +176,26 @@ impl CostStore {
                            FROM due d
                           GROUP BY d.budget, d.period, d.window_key
                      ), locked AS MATERIALIZED (
-                         SELECT w.budget, w.period, w.window_key, w.bucket_micros, w.bucket_at,
+                         SELECT w.tenant_id, w.budget, w.period, w.window_key, w.bucket_micros, w.bucket_at,
                                 w.bucket_usd, w.bucket_tokens, w.bucket_calls, s.usd, s.tokens, s.calls,
                                 s.over_usd, s.over_tokens,
                                 greatest(0, w.held_usd - s.was_usd) + s.still_usd AS held_usd,
                                 greatest(0, w.held_tokens - s.was_tokens) + s.still_tokens AS held_tokens,
                                 greatest(0, w.held_calls - s.was_calls) + s.still_calls AS held_calls
-                           FROM sums s
-                           JOIN portcullis.budget_windows w
-                             ON w.tenant_id = $1 AND w.budget = s.budget AND w.period = s.period
-                            AND w.window_key = s.window_key
-                          ORDER BY w.budget, w.period, w.window_key
-                            FOR NO KEY UPDATE OF w
+                           FROM (SELECT o.budget, o.period, o.window_key, o.was_usd, o.was_tokens,
+                                        o.was_calls, o.usd, o.still_usd, o.tokens, o.still_tokens,
+                                        o.calls, o.still_calls, o.over_usd, o.over_tokens
+                                   FROM sums o
+                                  ORDER BY o.budget, o.period, o.window_key) s
+                          CROSS JOIN LATERAL (
+                              SELECT v.tenant_id, v.budget, v.period, v.window_key, v.bucket_micros, v.bucket_at,
+                                     v.bucket_usd, v.bucket_tokens, v.bucket_calls, v.held_usd,
+                                     v.held_tokens, v.held_calls
+                                FROM portcullis.budget_windows v
+                               WHERE v.tenant_id = $1 AND v.budget = s.budget AND v.period = s.period
+                                 AND v.window_key = s.window_key
+                              OFFSET 0
+                                 FOR NO KEY UPDATE OF v) w
                      ), moved AS MATERIALIZED (
                          SELECT d.budget, d.period, d.window_key, mod(b.bucket, 61) + 1 AS slot,
                                 sum(d.usd - d.was_usd) AS usd, sum(d.tokens - d.was_tokens) AS tokens,
@@ -192,6 +208,27 @@ impl CostStore {
                                      / l.bucket_micros AS bucket) b
                           WHERE b.bucket BETWEEN l.bucket_at - 60 AND l.bucket_at
                           GROUP BY d.budget, d.period, d.window_key, b.bucket
+                     ), anew AS MATERIALIZED (
+                         -- Apart from the update, which would copy all of it whole, in case it had
+                         -- to be checked again.
+                         SELECT c.tenant_id, c.budget, c.period, c.window_key, c.usd, c.tokens, c.calls, c.over_usd,
+                                c.over_tokens, c.held_usd, c.held_tokens, c.held_calls,
+                                n.usd AS bucket_usd, n.tokens AS bucket_tokens, n.calls AS bucket_calls
+                           FROM locked c
+                           LEFT JOIN LATERAL (
+                               SELECT array_agg(least(9223372036854775807,
+                                          greatest(0, b.usd + coalesce(m.usd, 0)))::bigint
+                                          ORDER BY b.slot) AS usd,
+                                      array_agg(least(9223372036854775807,
+                                          greatest(0, b.tokens + coalesce(m.tokens, 0)))::bigint
+                                          ORDER BY b.slot) AS tokens,
+                                      array_agg(greatest(0, b.calls + coalesce(m.calls, 0))::bigint
+                                          ORDER BY b.slot) AS calls
+                                 FROM unnest(c.bucket_usd, c.bucket_tokens, c.bucket_calls)
+                                      WITH ORDINALITY AS b(usd, tokens, calls, slot)
+                                 LEFT JOIN moved m ON m.budget = c.budget AND m.period = c.period
+                                  AND m.window_key = c.window_key AND m.slot = b.slot
+                                WHERE c.bucket_micros IS NOT NULL) n ON true
                      ), charged AS (
                          -- The sums stop where they could not be written any more.
                          UPDATE portcullis.budget_windows w
@@ -210,23 +247,10 @@ impl CostStore {
                                     + least(c.over_usd, 9223372036854775807 - w.overrun_usd),
                                 overrun_tokens = w.overrun_tokens
                                     + least(c.over_tokens, 9223372036854775807 - w.overrun_tokens),
-                                bucket_usd = n.usd, bucket_tokens = n.tokens, bucket_calls = n.calls
-                           FROM locked c
-                           LEFT JOIN LATERAL (
-                               SELECT array_agg(least(9223372036854775807,
-                                          greatest(0, b.usd + coalesce(m.usd, 0)))::bigint
-                                          ORDER BY b.slot) AS usd,
-                                      array_agg(least(9223372036854775807,
-                                          greatest(0, b.tokens + coalesce(m.tokens, 0)))::bigint
-                                          ORDER BY b.slot) AS tokens,
-                                      array_agg(greatest(0, b.calls + coalesce(m.calls, 0))::bigint
-                                          ORDER BY b.slot) AS calls
-                                 FROM unnest(c.bucket_usd, c.bucket_tokens, c.bucket_calls)
-                                      WITH ORDINALITY AS b(usd, tokens, calls, slot)
-                                 LEFT JOIN moved m ON m.budget = c.budget AND m.period = c.period
-                                  AND m.window_key = c.window_key AND m.slot = b.slot
-                                WHERE c.bucket_micros IS NOT NULL) n ON true
-                          WHERE w.tenant_id = $1 AND w.budget = c.budget AND w.period = c.period
+                                bucket_usd = c.bucket_usd, bucket_tokens = c.bucket_tokens,
+                                bucket_calls = c.bucket_calls
+                           FROM anew c
+                          WHERE w.tenant_id = c.tenant_id AND w.budget = c.budget AND w.period = c.period
                             AND w.window_key = c.window_key
                      ), ended AS (
                          UPDATE portcullis.reservations r
@@ -235,14 +259,14 @@ impl CostStore {
                                 input_tokens = d.input, output_tokens = d.output,
                                 cached_tokens = d.cached, reasoning_tokens = d.reasoning,
                                 model = coalesce(d.model, r.model)
-                           FROM (SELECT f.id, f.by, f.becomes, f.input, f.output, f.cached, f.reasoning,
+                           FROM (SELECT f.tenant_id, f.id, f.by, f.becomes, f.input, f.output, f.cached, f.reasoning,
                                         f.model, max(f.tokens) AS tokens,
                                         array_agg(f.usd ORDER BY f.ordinal) AS usd
                                    FROM found f
                                   WHERE f.ends
-                                  GROUP BY f.id, f.by, f.becomes, f.input, f.output, f.cached,
+                                  GROUP BY f.tenant_id, f.id, f.by, f.becomes, f.input, f.output, f.cached,
                                            f.reasoning, f.model) d
-                          WHERE r.tenant_id = $1 AND r.reservation_id = d.id
+                          WHERE r.tenant_id = d.tenant_id AND r.reservation_id = d.id
                      )
                      SELECT f.ord, f.before AS state, f.ended_by,
                             CASE WHEN f.ends THEN f.budget END AS name, f.period, f.window_key,
@@ -264,7 +288,7 @@ impl CostStore {
                 .bind(cached)
                 .bind(reasoning)
                 .bind(models)
-                .fetch_all_in(&self.store)
+                .fetch_all_often(&self.store)
                 .await?
                 .iter()
                 .map(|row| Ok((head(row)?, charged(row)?)))

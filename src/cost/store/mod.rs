@@ -70,6 +70,11 @@ impl CostStore {
         self.store.hears_changes()
     }
 
+    /// Gives back what only statements that are run all the time use.
+    pub(super) async fn close_sessions(&self) {
+        self.store.close_sessions().await;
+    }
+
     pub(super) fn tenant(&self) -> &str {
         self.store.tenant().as_str()
     }

@@ -8,7 +8,7 @@ use super::admitted::{Answers, answers};
 use super::{CostStore, bound, or_any};
 use crate::ids::{AgentId, ModelName, ReservationId, SessionId, UserId};
 use crate::money::Usd;
-use crate::store::{InStore as _, StoreError};
+use crate::store::{InStore as _, OftenInStore as _, StoreError};
 
 pub(super) const OPERATION: &str = "reserve from a budget";
 /// The most calls that one statement decides.
@@ -132,7 +132,10 @@ impl CostStore {
                         dense_rank() OVER (ORDER BY b.name, b.period, k.window_key) AS win,
                         b.on_limit, b.warn_at, b.fallback_input, b.fallback_output,
                         p.allows OR '+' = ANY(s.slices) AS allows,
-                        p.allows AND (s.model <> '' OR b.usd_limit IS NOT NULL) AS priced
+                        p.allows AND (s.model <> '' OR b.usd_limit IS NOT NULL) AS priced,
+                        -- Of whom a window is missing, nothing is decided, although somebody else in
+                        -- the batch may have had some of the windows locked.
+                        bool_and(w.budget IS NOT NULL) OVER (PARTITION BY s.subject) AS ready
                    FROM subjects s
                   CROSS JOIN clock c
                    JOIN portcullis.budgets b
@@ -149,34 +152,39 @@ impl CostStore {
                   CROSS JOIN LATERAL (
                       SELECT b.usd_limit IS NOT NULL OR b.token_limit IS NOT NULL
                              OR (b.call_limit IS NULL AND b.seconds_limit IS NULL) AS allows) p
-                   LEFT JOIN portcullis.budget_windows w
-                     ON w.tenant_id = $1 AND w.budget = b.name AND w.period = b.period
-                    AND w.window_key = k.window_key
-             ), ready AS MATERIALIZED (
-                 -- Whose windows are all open. Of the others nothing is decided, although somebody
-                 -- else in the batch may have had some of their windows locked.
-                 SELECT l.subject FROM limits l GROUP BY l.subject HAVING bool_and(l.open)
-             ), wanted AS MATERIALIZED (
-                 SELECT DISTINCT l.win, l.name, l.period, l.window_key
-                   FROM limits l
-                   JOIN ready y ON y.subject = l.subject
+                   LEFT JOIN LATERAL (
+                       SELECT v.budget
+                         FROM portcullis.budget_windows v
+                        WHERE v.tenant_id = $1 AND v.budget = b.name AND v.period = b.period
+                          AND v.window_key = k.window_key
+                       OFFSET 0) w ON true
              ), locked AS MATERIALIZED (
-                 SELECT a.win, w.budget, w.period, w.window_key, w.usd_limit + w.raised_usd AS usd_limit,
+                 SELECT a.win, w.tenant_id, w.budget, w.period, w.window_key,
+                        w.usd_limit + w.raised_usd AS usd_limit,
                         w.token_limit + w.raised_tokens AS token_limit,
                         w.call_limit + w.raised_calls AS call_limit, w.seconds_limit,
                         w.raised_usd, w.raised_tokens, w.raised_calls,
                         w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls,
                         w.held_calls, w.first_at, w.warned, w.bucket_micros, w.bucket_at,
                         w.bucket_usd, w.bucket_tokens, w.bucket_calls
-                   FROM wanted a
-                   JOIN portcullis.budget_windows w
-                     ON w.tenant_id = $1 AND w.budget = a.name AND w.period = a.period
-                    AND w.window_key = a.window_key
-                  ORDER BY w.budget, w.period, w.window_key
-                    FOR NO KEY UPDATE OF w
+                   FROM (SELECT DISTINCT l.win, l.name, l.period, l.window_key
+                           FROM limits l
+                          WHERE l.ready
+                          ORDER BY l.name, l.period, l.window_key) a
+                  CROSS JOIN LATERAL (
+                      SELECT v.tenant_id, v.budget, v.period, v.window_key, v.usd_limit, v.token_limit, v.call_limit,
+                             v.seconds_limit, v.raised_usd, v.raised_tokens, v.raised_calls,
+                             v.settled_usd, v.held_usd, v.settled_tokens, v.held_tokens,
+                             v.settled_calls, v.held_calls, v.first_at, v.warned, v.bucket_micros,
+                             v.bucket_at, v.bucket_usd, v.bucket_tokens, v.bucket_calls
+                        FROM portcullis.budget_windows v
+                       WHERE v.tenant_id = $1 AND v.budget = a.name AND v.period = a.period
+                         AND v.window_key = a.window_key
+                      OFFSET 0
+                         FOR NO KEY UPDATE OF v) w
              ), live AS MATERIALIZED (
                  -- The buckets of a rolling window as they stand now: those that it left are empty.
-                 SELECT l.win, l.budget, l.period, l.window_key, l.usd_limit, l.token_limit, l.call_limit,
+                 SELECT l.win, l.tenant_id, l.budget, l.period, l.window_key, l.usd_limit, l.token_limit, l.call_limit,
                         l.raised_usd, l.raised_tokens, l.raised_calls, l.seconds_limit, l.first_at,
                         l.warned, l.bucket_micros, g.head, g.ring_usd, g.ring_tokens, g.ring_calls,
                         coalesce(g.usd, l.settled_usd + l.held_usd) AS taken_usd,
@@ -219,8 +227,7 @@ impl CostStore {
                         NOT e.enforced OR v.seconds_limit IS NULL OR v.first_at IS NULL
                         OR c.at < v.first_at + v.seconds_limit * interval '1 second' AS in_time
                    FROM requests r
-                   JOIN ready y ON y.subject = r.subject
-                   JOIN limits l ON l.subject = r.subject
+                   JOIN limits l ON l.subject = r.subject AND l.ready
                    JOIN live v ON v.win = l.win
                   CROSS JOIN clock c
                   CROSS JOIN LATERAL (SELECT l.on_limit <> 'warn' AND NOT $16 AS enforced) e
@@ -265,39 +272,27 @@ impl CostStore {
                    FROM requests r
                   WHERE r.ord NOT IN (SELECT d.ord FROM admitted d)
              ), totals AS MATERIALIZED (
-                 SELECT g.win, g.name, g.period, g.window_key, min(g.warn_at) AS warn_at,
-                        sum(g.usd)::bigint AS usd, sum(g.tokens)::bigint AS tokens, count(*) AS calls
-                   FROM judged g
-                  WHERE g.admitted
-                  GROUP BY g.win, g.name, g.period, g.window_key
-             ), charged AS (
-                 -- Of a rolling window, what is held and settled since ever stops where it could not
-                 -- be written any more; of others, the limit came first.
-                 UPDATE portcullis.budget_windows w
-                    SET held_usd = w.held_usd
-                            + least(t.usd, 9223372036854775807 - w.settled_usd - w.held_usd),
-                        held_tokens = w.held_tokens
-                            + least(t.tokens, 9223372036854775807 - w.settled_tokens - w.held_tokens),
-                        held_calls = w.held_calls + t.calls,
-                        overrun_usd = greatest(w.overrun_usd, v.taken_usd + t.usd - v.usd_limit),
-                        overrun_tokens = greatest(w.overrun_tokens,
-                            v.taken_tokens + t.tokens - v.token_limit),
-                        overrun_calls = greatest(w.overrun_calls,
-                            v.taken_calls + t.calls - v.call_limit),
-                        first_at = coalesce(w.first_at, c.at),
-                        warned = CASE WHEN v.bucket_micros IS NULL THEN greatest(w.warned, k.percent)
-                                      ELSE coalesce(k.percent, 0) END,
-                        bucket_at = v.head,
-                        bucket_usd = CASE WHEN v.bucket_micros IS NOT NULL THEN
+                 -- With all that is written: joined in the update itself, every row would be copied
+                 -- whole for every other, in case it had to be checked again. The tenant is that of
+                 -- the row, so that nothing but the whole key finds it again.
+                 SELECT v.tenant_id, v.budget, v.period, v.window_key, t.warn_at, t.usd, t.tokens, t.calls,
+                        v.warned AS warned_before, v.usd_limit, v.token_limit, v.call_limit,
+                        v.taken_usd + t.usd AS taken_usd, v.taken_tokens + t.tokens AS taken_tokens,
+                        v.taken_calls + t.calls AS taken_calls, c.at, k.percent, v.bucket_micros, v.head,
+                        CASE WHEN v.bucket_micros IS NOT NULL THEN
                             v.ring_usd[:v.slot - 1] || v.ring_usd[v.slot] + t.usd
-                            || v.ring_usd[v.slot + 1:] END,
-                        bucket_tokens = CASE WHEN v.bucket_micros IS NOT NULL THEN
+                            || v.ring_usd[v.slot + 1:] END AS ring_usd,
+                        CASE WHEN v.bucket_micros IS NOT NULL THEN
                             v.ring_tokens[:v.slot - 1] || v.ring_tokens[v.slot] + t.tokens
-                            || v.ring_tokens[v.slot + 1:] END,
-                        bucket_calls = CASE WHEN v.bucket_micros IS NOT NULL THEN
+                            || v.ring_tokens[v.slot + 1:] END AS ring_tokens,
+                        CASE WHEN v.bucket_micros IS NOT NULL THEN
                             v.ring_calls[:v.slot - 1] || v.ring_calls[v.slot] + t.calls
-                            || v.ring_calls[v.slot + 1:] END
-                   FROM totals t
+                            || v.ring_calls[v.slot + 1:] END AS ring_calls
+                   FROM (SELECT g.win, min(g.warn_at) AS warn_at, sum(g.usd)::bigint AS usd,
+                                sum(g.tokens)::bigint AS tokens, count(*) AS calls
+                           FROM judged g
+                          WHERE g.admitted
+                          GROUP BY g.win) t
                    JOIN live v ON v.win = t.win
                   CROSS JOIN clock c
                   CROSS JOIN LATERAL (
@@ -308,12 +303,29 @@ impl CostStore {
                              >= p.percent * v.token_limit::numeric
                           OR (v.taken_calls::numeric + t.calls) * 100
                              >= p.percent * v.call_limit::numeric) k
-                  WHERE w.tenant_id = $1 AND w.budget = t.name AND w.period = t.period
+             ), charged AS (
+                 -- Of a rolling window, what is held and settled since ever stops where it could not
+                 -- be written any more; of others, the limit came first.
+                 UPDATE portcullis.budget_windows w
+                    SET held_usd = w.held_usd
+                            + least(t.usd, 9223372036854775807 - w.settled_usd - w.held_usd),
+                        held_tokens = w.held_tokens
+                            + least(t.tokens, 9223372036854775807 - w.settled_tokens - w.held_tokens),
+                        held_calls = w.held_calls + t.calls,
+                        overrun_usd = greatest(w.overrun_usd, t.taken_usd - t.usd_limit),
+                        overrun_tokens = greatest(w.overrun_tokens, t.taken_tokens - t.token_limit),
+                        overrun_calls = greatest(w.overrun_calls, t.taken_calls - t.call_limit),
+                        first_at = coalesce(w.first_at, t.at),
+                        warned = CASE WHEN t.bucket_micros IS NULL THEN greatest(w.warned, t.percent)
+                                      ELSE coalesce(t.percent, 0) END,
+                        bucket_at = t.head, bucket_usd = t.ring_usd, bucket_tokens = t.ring_tokens,
+                        bucket_calls = t.ring_calls
+                   FROM totals t
+                  WHERE w.tenant_id = t.tenant_id AND w.budget = t.budget AND w.period = t.period
                     AND w.window_key = t.window_key
-                 RETURNING t.name, t.period, t.window_key, t.warn_at, v.warned AS warned_before,
-                           w.warned, v.usd_limit, v.token_limit, v.call_limit,
-                           v.taken_usd + t.usd AS taken_usd, v.taken_tokens + t.tokens AS taken_tokens,
-                           v.taken_calls + t.calls AS taken_calls
+                 RETURNING t.budget AS name, t.period, t.window_key, t.warn_at, t.warned_before,
+                           w.warned, t.usd_limit, t.token_limit, t.call_limit,
+                           t.taken_usd, t.taken_tokens, t.taken_calls
              ), taken AS (
                  INSERT INTO portcullis.reservations (tenant_id, reservation_id, agent_id, session_id,
                         user_id, model, provider, state, reserved_at, lease_until, reserved_tokens,
@@ -388,7 +400,7 @@ impl CostStore {
         .bind(terms.lease_micros)
         .bind(terms.spent_already)
         .bind(&subjects.from_slices)
-        .fetch_all_in(&self.store)
+        .fetch_all_often(&self.store)
         .await?;
         answers(demands.len(), &rows)
     }

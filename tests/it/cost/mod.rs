@@ -6,6 +6,7 @@ mod choices;
 mod endings;
 mod limits;
 mod outage;
+mod sessions;
 mod status;
 mod whose;
 

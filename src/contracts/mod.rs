@@ -231,13 +231,14 @@ impl Contracts {
                 Condition::BudgetAvailable(ceiling) => {
                     ask::budget_available(around, about, ceiling).await
                 }
-                Condition::Approved => match *approved {
-                    Some(found) => found,
-                    None => {
+                Condition::Approved => {
+                    if let Some(found) = *approved {
+                        found
+                    } else {
                         let by = self.shared.approved_by.get();
                         *approved.insert(ask::approved(by, about, digest).await)
                     }
-                },
+                }
                 Condition::Custom(check) => ask::custom(check, Arc::clone(about)).await,
                 Condition::Named(named) => self.named(named, about).await,
                 // Its entry says that all the others hold.

@@ -325,7 +325,9 @@ impl Hold {
         books.epoch += 1;
         books.failed = None;
         self.told(core, books, &renewal);
-        core.warn(renewed.crossed.as_slice());
+        if let Some(crossed) = renewed.crossed.as_deref() {
+            core.warn(std::slice::from_ref(crossed));
+        }
         books.granted = plus(books.granted, renewed.granted);
         if renewal.close {
             self.kill();

@@ -102,7 +102,7 @@ async fn overrunning_child() {
     let held = spender.reserve(Ceiling::usd(Usd::cents(1))).await.unwrap();
     held.settle(Usd::dollars(2)).await.unwrap();
     println!("spent {}", Usd::cents(501).as_nanos());
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Reserves and ends in every way there is, until told to stop.

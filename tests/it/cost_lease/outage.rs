@@ -153,11 +153,15 @@ async fn what_was_reported_before_a_slice_was_lost_is_charged_once() {
     let (test, proxy, cost) = by_wire(leased(100, 50), Arc::new(SystemClock::default())).await;
     let reported = "SELECT count(*) FROM portcullis.budget_leases WHERE spent_usd = 20000000 AND state = 'live'";
     until(&test, reported).await;
-    proxy.inject_into(RENEWAL, Fault::GoneAfterCommit);
+    proxy.inject_into(RENEWAL, Fault::HangAfterCommit);
     spend(&cost, &me()).await.unwrap();
     let reported = "SELECT count(*) FROM portcullis.budget_leases WHERE spent_usd = 30000000 AND state = 'live'";
     until(&test, reported).await;
-    // It was written, and nobody said so; and now the lease is over.
+    while proxy.hanging() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // It was written, and nobody says so; and then the lease is over.
+    proxy.down();
     lose_all(&test).await;
     proxy.up();
     let ended =

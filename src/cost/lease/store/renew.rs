@@ -54,7 +54,7 @@ pub(in crate::cost::lease) struct Renewed {
     /// `None` if an earlier try did it, whose answer was lost: renew it again to hear the rest.
     pub(in crate::cost::lease) news: Option<News>,
     /// Whether somebody is to be warned of how much is used.
-    pub(in crate::cost::lease) crossed: Option<Crossed>,
+    pub(in crate::cost::lease) crossed: Option<Box<Crossed>>,
 }
 
 /// What a holder must know of its budget.
@@ -365,9 +365,10 @@ fn answer(row: &PgRow, epoch: i64) -> Result<Option<Answer>, sqlx::Error> {
         return Ok(Some(Answer::Renewed(Renewed {
             granted,
             news: Some(news),
-            crossed: match row.try_get("crossed")? {
-                true => Some(crossed(row)?),
-                false => None,
+            crossed: if row.try_get("crossed")? {
+                Some(Box::new(crossed(row)?))
+            } else {
+                None
             },
         })));
     }

@@ -35,6 +35,8 @@ CREATE TABLE portcullis.budget_leases (
     reported_at  timestamptz NOT NULL,
     lease_until  timestamptz NOT NULL,
     ended_at     timestamptz,
+    -- Of a lost one: how many of spent_calls were not reported, and count as made.
+    made_calls   bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, lease_id)
 );
 
@@ -47,3 +49,10 @@ CREATE INDEX budget_leases_window_idx
 -- The sweeper: slices whose holder is gone.
 CREATE INDEX budget_leases_lease_idx
     ON portcullis.budget_leases (tenant_id, lease_until) WHERE state = 'live';
+
+-- How often the budgets of a tenant have changed: by this, processes find changes that they did not hear.
+CREATE TABLE portcullis.budget_revisions (
+    tenant_id text   COLLATE "C" NOT NULL,
+    revision  bigint NOT NULL,
+    PRIMARY KEY (tenant_id)
+);

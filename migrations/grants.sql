@@ -71,6 +71,7 @@ BEGIN
         -- not given it. Locking a budget while a window is opened takes the right to write something of it.
         EXECUTE format('GRANT SELECT, UPDATE (registered_at) ON portcullis.budgets TO %I', app);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE ON portcullis.budget_windows, portcullis.reservations, portcullis.budget_leases TO %I', app);
+        EXECUTE format('GRANT SELECT ON portcullis.budget_revisions TO %I', app);
         EXECUTE format('GRANT SELECT, INSERT ON portcullis.budget_raises TO %I', app);
         -- Approvals: asked for and used step by step, as the triggers let them. Who decides nothing can name no voter, and
         -- without one more of them a trigger lets nothing be granted.
@@ -84,6 +85,7 @@ BEGIN
         -- budgets and who is of a team, which are on record.
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.policies, portcullis.policy_revisions TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE, DELETE ON portcullis.budgets TO %I', app);
+        EXECUTE format('GRANT INSERT, UPDATE ON portcullis.budget_revisions TO %I', app);
         EXECUTE format('GRANT UPDATE ON portcullis.approval_requests TO %I', app);
         EXECUTE format('GRANT INSERT, UPDATE ON portcullis.approval_grants TO %I', app);
         EXECUTE format('GRANT INSERT, DELETE ON portcullis.approval_teams TO %I', app);

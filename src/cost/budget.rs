@@ -250,7 +250,8 @@ impl Budget {
         }
     }
 
-    /// Warns when so many per cent of a limit are settled and held; call it again for several.
+    /// Warns when so many per cent of a limit are settled and held; call it again for several. Of a
+    /// [leased](Self::leased) budget, what slices have left is not counted.
     #[must_use]
     pub fn warn_at(mut self, percent: u8) -> Self {
         if let Err(at) = self.warn_at.binary_search(&percent) {

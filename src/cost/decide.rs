@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Tells the trail and the host. No call waits for either.
-    fn warn(&self, crossed: &[Crossed]) {
+    pub(super) fn warn(&self, crossed: &[Crossed]) {
         for warning in crossed.iter().flat_map(warnings) {
             self.audit.log_detached(record::warned(&warning));
             if let Some(told) = self.settings.on_warning.clone() {

@@ -335,13 +335,16 @@ impl Reservation {
             Some(job) => Some(Box::pin(Pending::new(&self.cost, job).complete()).await?),
             None => None,
         };
-        let (of_slices, overran) = match of_slices {
-            Some(Ended { settled, overran }) => (Some(settled), overran),
-            None => (None, None),
+        let of_slices = match of_slices {
+            Some(ended) => {
+                let core = self.cost.core();
+                if let Some(rest) = core.after_slices(ended.overran, ended.is_leaving) {
+                    rest.await?;
+                }
+                Some(ended.settled)
+            }
+            None => None,
         };
-        if let Some(rest) = self.cost.core().after_slices(overran) {
-            rest.await?;
-        }
         match (by_statement, of_slices) {
             (Some(one), Some(other)) => Ok(one.or_more(&other)),
             (one, other) => one

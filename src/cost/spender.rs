@@ -199,11 +199,11 @@ impl Reserved<'_> {
                     call: None,
                     ceiling: &ceiling,
                 };
-                let lease::Ended { settled, overran } = core.end_part(part, &call, &ending);
-                if let Some(rest) = core.after_slices(overran) {
+                let ended = core.end_part(part, &call, &ending);
+                if let Some(rest) = core.after_slices(ended.overran, ended.is_leaving) {
                     rest.await?;
                 }
-                Ok(settled)
+                Ok(ended.settled)
             }
             Taken::Whole(whole) => Box::pin(whole.end(ending)).await,
             Taken::Nothing => Err(CostError::NoReservation {

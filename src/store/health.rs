@@ -21,6 +21,7 @@ const TABLES: &[&str] = &[
     "budget_windows",
     "reservations",
     "budget_leases",
+    "budget_revisions",
     "budget_raises",
     "checkpoint_ranges",
     "tree_tiles",

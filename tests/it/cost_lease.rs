@@ -1,6 +1,8 @@
 //! Leased budgets against a real Postgres: spent from memory, and never more than the limit.
 
+mod changes;
 mod kill;
+mod outage;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,10 @@ use crate::cost::reservation::Settled;
 use crate::cost::settle::{Core, Ending};
 use crate::ids::{CallId, ReservationId};
 use crate::money::Usd;
+use crate::store::StoreError;
 use crate::usage::{Ceiling, Usage};
+
+const OPERATION: &str = "tell the end of a call of a leased budget";
 
 /// What is left to be done after an ending in memory.
 pub(in crate::cost) type Rest<'r> =
@@ -32,6 +35,8 @@ pub(in crate::cost) struct Ended {
     pub(in crate::cost) settled: Settled,
     /// The slices of which it took more than it had of them.
     pub(in crate::cost) overran: Option<Arc<Plan>>,
+    /// Whether it is of unknown outcome, and on its way to the store.
+    pub(in crate::cost) is_leaving: bool,
 }
 
 impl Core {
@@ -90,6 +95,7 @@ impl Core {
                 return Ended {
                     settled,
                     overran: overran.then_some(plan),
+                    is_leaving: false,
                 };
             }
             Ending::Release | Ending::Absolve | Ending::Forget => "released",
@@ -101,7 +107,11 @@ impl Core {
                 settled.tokens = tokens.unsigned_abs();
                 settled.estimated = cost.usd.is_none();
                 self.leases.leave(left);
-                return settled.into();
+                return Ended {
+                    settled,
+                    overran: None,
+                    is_leaving: true,
+                };
             }
         };
         drop(part);
@@ -114,22 +124,37 @@ impl Core {
         settled.into()
     }
 
-    /// Once the process is ending, what calls still had is reported by themselves; what is of unknown
-    /// outcome is put on record; and what was taken beyond a slice is reported before anybody is told
-    /// that it is settled. `None`: nothing has to be waited for.
-    pub(in crate::cost) fn after_slices(&self, overran: Option<Arc<Plan>>) -> Option<Rest<'_>> {
-        let (unknown, returns) = (self.leases.has_unknown(), self.returns_slices());
+    /// What a call waits for at its end: what it took beyond a slice is reported before anybody is told
+    /// that it is settled; if it is of unknown outcome, it is put on record, while the others that are
+    /// on their way are the keeper's; and once the process is ending, what it had is reported by itself.
+    /// `None`: nothing has to be waited for.
+    pub(in crate::cost) fn after_slices(
+        &self,
+        overran: Option<Arc<Plan>>,
+        is_leaving: bool,
+    ) -> Option<Rest<'_>> {
+        let unknown = is_leaving && self.leases.has_unknown();
+        let returns = self.returns_slices();
         if !unknown && !returns && overran.is_none() {
             return None;
         }
+        let came = self.leases.mono();
         Some(Box::pin(async move {
-            if let Some(plan) = overran {
-                for share in &plan.shares {
-                    share.hold.report_overrun(self).await?;
+            let told = async {
+                if let Some(plan) = overran {
+                    for share in &plan.shares {
+                        share.hold.report_overrun(self, came).await?;
+                    }
                 }
-            }
-            if unknown {
-                self.put_unknown_on_record().await?;
+                if unknown {
+                    self.put_unknown_on_record().await?;
+                }
+                Ok::<_, StoreError>(())
+            };
+            // All that it waits for, those before it included, is one deadline.
+            match tokio::time::timeout(self.store.deadline(), told).await {
+                Ok(told) => told?,
+                Err(_) => return Err(StoreError::timed_out(OPERATION).into()),
             }
             if returns {
                 return_all(self).await;
@@ -144,6 +169,7 @@ impl From<Settled> for Ended {
         Self {
             settled,
             overran: None,
+            is_leaving: false,
         }
     }
 }

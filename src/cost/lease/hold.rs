@@ -77,6 +77,8 @@ pub(super) struct Books {
     /// How it stood when it was last seen to move, and when.
     seen: (Spent, Amounts),
     moved_at: u64,
+    /// All of it was given back.
+    closed: bool,
     pub(super) lost: bool,
 }
 
@@ -101,7 +103,7 @@ pub(super) enum Outcome {
 }
 
 impl Hold {
-    pub(super) fn new(of: Of, who: Principal) -> Self {
+    pub(super) fn new(of: Of, who: Principal, mono: u64) -> Self {
         Self {
             slice: Slice::default(),
             of,
@@ -113,7 +115,10 @@ impl Hold {
             told: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             dry_until: AtomicU64::new(0),
-            books: Mutex::new(Books::default()),
+            books: Mutex::new(Books {
+                moved_at: mono,
+                ..Books::default()
+            }),
         }
     }
 
@@ -193,10 +198,7 @@ impl Hold {
         if self.is_dead() {
             return Ok(Outcome::Gone);
         }
-        match &books.failed {
-            Some((at, error)) if *at >= came => return Err(error.clone()),
-            _ => {}
-        }
+        books.failed_since(came)?;
         let wish = Wish {
             want: true,
             give_back: false,
@@ -204,15 +206,27 @@ impl Hold {
         self.exchange(core, &mut books, wish).await
     }
 
+    /// Gives back what is free; while the store is away, one caller finds out for all that wait.
+    pub(super) async fn give_back(&self, core: &Core, came: u64) -> Result<Outcome, StoreError> {
+        let wish = Wish {
+            give_back: true,
+            want: false,
+        };
+        let mut books = self.books.lock().await;
+        books.failed_since(came)?;
+        self.exchange(core, &mut books, wish).await
+    }
+
     /// Reports what calls took beyond their ceilings, unless it was told by now.
     //
     // If this process dies, what it has of a slice is charged for what it did not report; what it took
     // beyond that would not be.
-    pub(super) async fn report_overrun(&self, core: &Core) -> Result<(), StoreError> {
+    pub(super) async fn report_overrun(&self, core: &Core, came: u64) -> Result<(), StoreError> {
         let mut books = self.books.lock().await;
         if books.pending.is_none() && books.reported.over == self.slice.spent().over {
             return Ok(());
         }
+        books.failed_since(came)?;
         self.exchange(core, &mut books, Wish::default()).await?;
         if books.lost {
             // It is said when every call of the slice has ended.
@@ -231,7 +245,8 @@ impl Hold {
         wish: Wish,
     ) -> Result<Outcome, StoreError> {
         let lease = *books.lease.get_or_insert_with(Uuid::now_v7);
-        if books.lost {
+        // Of one that was given back, nothing is renewed: somebody may have waited while it was.
+        if books.lost || books.closed {
             return Ok(Outcome::Gone);
         }
         let answer = self.exchange_once(core, books, lease, wish).await;
@@ -312,8 +327,11 @@ impl Hold {
         books.pending = Some(renewal.clone());
         let renewed = match core.store.renew_lease(&renewal).await? {
             Answer::Renewed(renewed) => renewed,
-            Answer::Lost => {
+            Answer::Lost { applied } => {
                 books.pending = None;
+                if applied {
+                    self.told(core, books, &renewal);
+                }
                 books.lost = true;
                 self.kill();
                 tracing::warn!(budget = %self.of.budget, "a slice of a budget ran out before it was renewed; what was not reported is of unknown outcome");
@@ -322,18 +340,15 @@ impl Hold {
         };
         books.epoch += 1;
         books.failed = None;
-        books.reported = Spent {
-            settled: plus(books.reported.settled, renewal.spent),
-            over: plus(books.reported.over, renewal.over),
-        };
-        books.granted = plus(books.granted, renewed.granted);
-        if renewal.spent != NOTHING {
-            core.audit
-                .log_detached(record::spent_of_slice(self, &renewal));
+        self.told(core, books, &renewal);
+        if let Some(crossed) = renewed.crossed.as_deref() {
+            core.warn(std::slice::from_ref(crossed));
         }
+        books.granted = plus(books.granted, renewed.granted);
         if renewal.close {
             self.kill();
             books.pending = None;
+            books.closed = true;
             return Ok(Outcome::Gone);
         }
         let Some(news) = renewed.news else {
@@ -356,6 +371,18 @@ impl Hold {
             self.extend(&news, core.settings.leases.lease, mono, wall.as_micros());
         }
         Ok(Outcome::Held { near: news.near })
+    }
+
+    /// The window has what the renewal says that was spent.
+    fn told(&self, core: &Core, books: &mut Books, renewal: &Renewal) {
+        books.reported = Spent {
+            settled: plus(books.reported.settled, renewal.spent),
+            over: plus(books.reported.over, renewal.over),
+        };
+        if renewal.spent != NOTHING {
+            core.audit
+                .log_detached(record::spent_of_slice(self, renewal));
+        }
     }
 
     /// What is added to units without a limit.
@@ -399,11 +426,19 @@ impl Books {
         self.granted = minus(self.granted, amounts);
     }
 
-    /// What has been spent and not been reported, once nothing is reserved any more.
-    pub(super) fn unreported(&mut self, slice: &Slice) -> Option<Amounts> {
+    /// What has been spent, and how much of it was reported, once nothing is reserved any more.
+    pub(super) fn spent(&mut self, slice: &Slice) -> Option<(Amounts, Amounts)> {
         self.granted = minus(self.granted, slice.drain());
         let spent = slice.spent();
-        (rest(self.granted, &spent) == NOTHING).then(|| minus(spent.settled, self.reported.settled))
+        (rest(self.granted, &spent) == NOTHING).then_some((spent.settled, self.reported.settled))
+    }
+
+    /// What the store said to somebody else, since a caller came.
+    fn failed_since(&self, came: u64) -> Result<(), StoreError> {
+        match &self.failed {
+            Some((at, error)) if *at >= came => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is something to tell, or the lease should be renewed.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::hold::{Hold, Outcome, Wish, nanos};
+use super::hold::{Hold, Outcome, Wish, minus, nanos, plus};
 use super::{ASKED, DRY};
 use crate::cost::error::CostError;
 use crate::cost::reservation::{Held, Spent};
@@ -28,6 +28,7 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
     let mut heard = core.store.subscribe(Topic::Leases);
     let every = core.settings.leases.report_every;
     let mut ticked = tokio::time::Instant::now();
+    let mut revision = None;
     loop {
         let rest = every.saturating_sub(ticked.elapsed());
         let wake = tokio::select! {
@@ -39,9 +40,6 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
             None => None,
             Some(Wake::Poll) => {
                 ticked = tokio::time::Instant::now();
-                if !core.store.hears_changes() {
-                    core.leases.forget_plans();
-                }
                 None
             }
             // The budget is as it was; somebody needs more of it.
@@ -52,12 +50,36 @@ pub(in crate::cost) async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<
                 core.leases.forget_plans();
                 Some(Asked::Changed(budget))
             }
-            Some(Wake::Anything) => {
-                core.leases.forget_plans();
-                Some(Asked::Perhaps)
-            }
+            Some(Wake::Anything) => Some(Asked::Perhaps),
         };
-        see_to_all(&core, asked.as_ref(), matches!(wake, Some(Wake::Poll))).await;
+        let tick = matches!(wake, Some(Wake::Poll));
+        tokio::join!(
+            see_to_all(&core, asked.as_ref(), tick),
+            look_for_changes(
+                &core,
+                &mut revision,
+                tick || matches!(wake, Some(Wake::Anything))
+            ),
+        );
+    }
+}
+
+/// Finds what changed of budgets and was not heard: a connection that listens can be dead for long
+/// before anybody knows. Where it cannot be read, callers go on by what they know: without the store,
+/// slices last as long as their leases.
+async fn look_for_changes(core: &Core, known: &mut Option<i64>, is_time: bool) {
+    if !is_time {
+        return;
+    }
+    match core.store.read_revision().await {
+        Ok(now) if *known == Some(now) => {}
+        Ok(now) => {
+            *known = Some(now);
+            core.leases.forget_plans();
+        }
+        Err(error) => {
+            tracing::debug!(%error, "it cannot be read now whether budgets have changed");
+        }
     }
 }
 
@@ -153,8 +175,11 @@ async fn renew(core: &Core, hold: &Hold, back: Back) -> Result<(), CostError> {
     }
     let short = hold.told.swap(false, Ordering::AcqRel) && hold.is_low();
     let idle = books.idle_for(&hold.slice, mono) >= settings.idle;
-    // Somebody may just be opening it.
+    // Somebody may just be opening it; or nothing was ever taken from it, and nothing is.
     if books.lease().is_none() {
+        if idle {
+            hold.kill();
+        }
         return Ok(());
     }
     let wish = Wish {
@@ -197,15 +222,20 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
         let outcome = hold.exchange(core, &mut books, wish).await?;
         return Ok(outcome == Outcome::Gone && !books.lost);
     }
-    // The store counts what was not reported as one call of unknown outcome. When every call has ended,
-    // this process knows.
-    let Some([usd, tokens, _]) = books.unreported(&hold.slice) else {
+    // The store counts what was not reported as one call of unknown outcome, and the others as made.
+    // When every call has ended, this process knows.
+    let Some((spent, reported)) = books.spent(&hold.slice) else {
         return Ok(false);
     };
     let id = ReservationId::from_uuid(lease);
     let Some(owed) = core.store.fetch_reservation(id).await? else {
+        // Nothing was held for it, as of a budget without limits.
+        core.store.correct_lost(lease, spent).await?;
         return Ok(true);
     };
+    let [usd, tokens, calls] = minus(spent, reported);
+    let made = [0, 0, (calls - 1).max(0)];
+    core.store.correct_lost(lease, plus(reported, made)).await?;
     let reservation = Held {
         id,
         who: crate::cost::record::principal(&owed),
@@ -217,14 +247,14 @@ async fn bury(core: &Core, hold: &Hold) -> Result<bool, CostError> {
         call: None,
         on_record: true,
     };
-    let usage = Usage::tokens(tokens.unsigned_abs(), 0);
-    let spent = Spent::tokens(usage).billed(Usd::nanos(usd.max(0)));
+    let ending = if calls == 0 {
+        Ending::Release
+    } else {
+        let usage = Usage::tokens(tokens.unsigned_abs(), 0);
+        Ending::Settle(Spent::tokens(usage).billed(Usd::nanos(usd.max(0))))
+    };
     match core
-        .perform(&Job::again(
-            reservation,
-            Ending::Settle(spent),
-            Uuid::now_v7(),
-        ))
+        .perform(&Job::again(reservation, ending, Uuid::now_v7()))
         .await
     {
         Ok(_) => Ok(true),

@@ -47,8 +47,9 @@ use super::engine::Split;
 use super::settle::Core;
 use super::status::Slices;
 use crate::call::Principal;
-use crate::ids::ModelName;
+use crate::ids::{BudgetName, ModelName};
 use crate::money::Usd;
+use crate::store::StoreError;
 use crate::time::Timestamp;
 
 /// Before the name of a budget whose slices are asked back; no name begins with it.
@@ -56,12 +57,15 @@ const ASKED: char = '?';
 /// For how long nothing is taken of a budget whose limit is near, or whose slices are asked back.
 const DRY: Duration = Duration::from_millis(500);
 
+/// Of how many budgets it is remembered that other holders were asked.
+const MOST_ASKED: usize = 1_024;
+
 /// How slices of [leased budgets](super::Budget::leased) are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseSettings {
-    /// How long a slice outlives its last report (30 seconds): so long a process goes on without the
-    /// store, and so long a dead one's slice is taken for spent before its outcome is unknown.
+    /// How long a slice outlives its last report (30 seconds): so long, less a fifth, a process goes on
+    /// without the store, and so long a dead one's slice is taken for spent before its outcome is unknown.
     pub lease: Duration,
     /// How often what was spent is reported (every second).
     pub report_every: Duration,
@@ -111,6 +115,11 @@ pub(super) struct Asked<'c> {
     pub(super) model: Option<&'c ModelName>,
 }
 
+/// When something failed last, and how: whoever has waited since before then is told so, too.
+type Failed = Option<(u64, StoreError)>;
+/// When other holders of a budget were asked last, and whether it helped.
+type Asking = tokio::sync::Mutex<(u64, bool)>;
+
 /// The slices that this process holds.
 #[derive(Debug)]
 pub(super) struct Leases {
@@ -129,13 +138,14 @@ pub(super) struct Leases {
     /// How many calls of unknown outcome are on their way to the store.
     leaving: AtomicUsize,
     /// Held while they are written.
-    recording: tokio::sync::Mutex<()>,
+    recording: tokio::sync::Mutex<Failed>,
     /// Wakes the keeper.
     wake: Notify,
     /// Callers that find out about windows and budgets wait for one of them to do it.
-    planning: tokio::sync::Mutex<()>,
-    /// When other holders were asked last, and whether it helped.
-    asking: tokio::sync::Mutex<(u64, bool)>,
+    planning: tokio::sync::Mutex<Failed>,
+    /// Whether the last one could not.
+    away: AtomicBool,
+    asking: Mutex<HashMap<BudgetName, Arc<Asking>>>,
     keeping: AtomicBool,
     closed: AtomicBool,
 }
@@ -155,7 +165,8 @@ impl Leases {
             recording: tokio::sync::Mutex::default(),
             wake: Notify::new(),
             planning: tokio::sync::Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
+            away: AtomicBool::new(false),
+            asking: Mutex::default(),
             keeping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -212,6 +223,15 @@ impl Leases {
             all.failing += usize::from(hold.is_failing());
         }
         all
+    }
+
+    /// For who asks the other holders of `budget`.
+    fn asking(&self, budget: &BudgetName) -> Arc<Asking> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if asking.len() >= MOST_ASKED {
+            asking.retain(|_, one| Arc::strong_count(one) > 1);
+        }
+        Arc::clone(asking.entry(budget.clone()).or_default())
     }
 
     fn old(&self) -> MutexGuard<'_, Vec<Arc<Hold>>> {

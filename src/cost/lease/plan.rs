@@ -39,6 +39,11 @@ impl Plan {
         &self.who
     }
 
+    /// Whether its slices may be spent from.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.shares.is_empty() && self.shares.iter().all(|share| !share.hold.is_dead())
+    }
+
     /// Whether it is for calls of `model`, and of this generation.
     pub(super) fn is_for(&self, model: Option<&ModelName>, generation: u64) -> bool {
         self.generation == generation && self.model.as_ref() == model
@@ -136,10 +141,16 @@ impl Plans {
         model: Option<&ModelName>,
         generation: u64,
     ) -> Option<Arc<Plan>> {
+        let plan = self.find_any(who, model)?;
+        (plan.generation == generation).then_some(plan)
+    }
+
+    /// The plan of `who`, although budgets may have changed since it was made.
+    pub(super) fn find_any(&self, who: &Principal, model: Option<&ModelName>) -> Option<Arc<Plan>> {
         let hash = self.hash(who, model);
         let plans = self.shard(hash)?.load();
         let plan = plans.get(&hash)?;
-        (plan.is_for(model, generation) && plan.who == *who).then(|| Arc::clone(plan))
+        (plan.model.as_ref() == model && plan.who == *who).then(|| Arc::clone(plan))
     }
 
     pub(super) fn keep(&self, plan: &Arc<Plan>) {
@@ -153,7 +164,7 @@ impl Plans {
             } else {
                 HashMap::default()
             };
-            plans.retain(|_, kept| kept.generation == plan.generation);
+            plans.retain(|_, kept| kept.generation == plan.generation || kept.is_alive());
             plans.insert(hash, Arc::clone(plan));
             plans
         });

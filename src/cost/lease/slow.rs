@@ -2,9 +2,10 @@
 //! is near.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::hold::{Hold, Of, Wish, nanos};
+use super::hold::{Hold, Of, nanos};
 use super::part::Part;
 use super::plan::{MOST_SHARES, Plan, Share};
 use super::slice::{Amounts, NOTHING};
@@ -14,6 +15,7 @@ use crate::call::Principal;
 use crate::cost::price::Price;
 use crate::cost::settle::Core;
 use crate::cost::store::Demand;
+use crate::error::ErrorKind;
 use crate::ids::BudgetName;
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -86,12 +88,8 @@ impl Core {
     }
 
     pub(super) async fn give_back(&self, hold: &Hold) -> Result<(), StoreError> {
-        let wish = Wish {
-            give_back: true,
-            want: false,
-        };
-        let mut books = hold.books().await;
-        hold.exchange(self, &mut books, wish).await.map(drop)
+        let came = self.leases.mono();
+        hold.give_back(self, came).await.map(drop)
     }
 
     /// Asks other processes for their slices of `budget`, where there are any; says whether it is
@@ -102,7 +100,8 @@ impl Core {
             return true;
         }
         let came = self.leases.mono();
-        let mut asking = self.leases.asking.lock().await;
+        let asking = self.leases.asking(budget);
+        let mut asking = asking.lock().await;
         let (ended, helped) = *asking;
         // One asks for all that wait.
         if ended >= came {
@@ -154,32 +153,75 @@ impl Core {
         given
     }
 
-    /// The plan of a caller, made anew where there is none.
+    /// The plan of a caller, made anew where there is none. While the store is away, one caller finds
+    /// out for all that wait; those who have a plan from before go on by it, as long as its slices last.
     async fn plan(&self, call: Slow<'_>) -> Result<Arc<Plan>, StoreError> {
-        let fresh = |plan: &Arc<Plan>| plan.shares.iter().all(|share| !share.hold.is_dead());
-        let find = || {
-            let plan = self
-                .leases
-                .plans
-                .find(call.who, call.asked.model, self.leases.generation());
-            plan.filter(fresh)
-                .filter(|plan| !Self::is_past(plan, call.at))
+        let leases = &self.leases;
+        let came = leases.mono();
+        if let Some(plan) = self.fresh_plan(call) {
+            return Ok(plan);
+        }
+        let mut failed = match leases.planning.try_lock() {
+            Ok(failed) => failed,
+            Err(_) => match self.old_plan(call) {
+                Some(plan) if leases.away.load(Ordering::Acquire) => return Ok(plan),
+                _ => leases.planning.lock().await,
+            },
         };
-        if let Some(plan) = find() {
+        if let Some(plan) = self.fresh_plan(call) {
             return Ok(plan);
         }
-        let _one = self.leases.planning.lock().await;
-        if let Some(plan) = find() {
-            return Ok(plan);
+        if let Some((at, error)) = &*failed {
+            let old = self.old_plan(call);
+            let lately = old.is_some() && leases.mono().saturating_sub(*at) < nanos(DRY);
+            if *at >= came || lately {
+                return old.ok_or_else(|| error.clone());
+            }
         }
+        let made = self.make_plan(call).await;
+        let away = matches!(&made, Err((error, _)) if error.kind() == ErrorKind::Unavailable);
+        leases.away.store(away, Ordering::Release);
+        *failed = match &made {
+            Err((error, _)) if away => Some((leases.mono(), error.clone())),
+            _ => None,
+        };
+        match made {
+            Ok(plan) => Ok(plan),
+            Err((error, known)) => match self.old_plan(call) {
+                Some(plan) if away && !known => Ok(plan),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn fresh_plan(&self, call: Slow<'_>) -> Option<Arc<Plan>> {
+        let fresh = |plan: &Arc<Plan>| plan.shares.iter().all(|share| !share.hold.is_dead());
+        let generation = self.leases.generation();
+        let plan = self
+            .leases
+            .plans
+            .find(call.who, call.asked.model, generation);
+        plan.filter(fresh)
+            .filter(|plan| !Self::is_past(plan, call.at))
+    }
+
+    fn old_plan(&self, call: Slow<'_>) -> Option<Arc<Plan>> {
+        let plan = self.leases.plans.find_any(call.who, call.asked.model);
+        plan.filter(|plan| plan.is_alive() && !Self::is_past(plan, call.at))
+    }
+
+    /// With an error comes whether the limits are known nevertheless.
+    async fn make_plan(&self, call: Slow<'_>) -> Result<Arc<Plan>, (StoreError, bool)> {
         // Before it is read: what changes while it is read makes it old at once.
         let generation = self.leases.generation();
         let limits = self
             .store
             .list_applicable(call.who, call.asked.model)
-            .await?;
+            .await
+            .map_err(|error| (error, false))?;
         if limits.iter().any(|limit| limit.leased) {
-            self.store.open_windows(&[call.demand]).await?;
+            let opened = self.store.open_windows(&[call.demand]).await;
+            opened.map_err(|error| (error, true))?;
         }
         // What allows nothing is left to the statement, which says so.
         let allowed = limits.iter().any(|limit| limit.allows);
@@ -218,7 +260,7 @@ impl Core {
         let hold = match current.get(&of) {
             Some(hold) if !hold.is_dead() => Arc::clone(hold),
             _ => {
-                let hold = Arc::new(Hold::new(of.clone(), who.clone()));
+                let hold = Arc::new(Hold::new(of.clone(), who.clone(), self.leases.mono()));
                 if let Some(old) = current.insert(of, Arc::clone(&hold)) {
                     // What is left of the limit is somebody else's for a moment.
                     hold.dry_as(&old);

@@ -32,6 +32,8 @@ pub(in crate::cost) struct Left {
     /// The most of all budgets, where a fallback price differs.
     pub(in crate::cost) charged: Amounts,
     shares: Vec<Taken>,
+    /// From which slices it was taken, once it is on record.
+    gone: Option<Vec<Uuid>>,
 }
 
 /// What it has of one slice, and stays charged at.
@@ -40,6 +42,8 @@ struct Taken {
     hold: Arc<Hold>,
     asked: Amounts,
     charged: Amounts,
+    /// Whether its slice knows that it has left.
+    done: bool,
 }
 
 impl Part {
@@ -61,6 +65,7 @@ impl Part {
                 hold: Arc::clone(&share.hold),
                 asked,
                 charged: costs,
+                done: false,
             }
         });
         let shares = shares.collect();
@@ -74,6 +79,7 @@ impl Part {
             at: self.at,
             charged,
             shares,
+            gone: None,
         };
         self.forget();
         left
@@ -97,12 +103,24 @@ impl Leases {
 
 impl Core {
     /// Puts calls of unknown outcome on record: all that are on their way. What the store does not take
-    /// now is kept for the next time.
+    /// now is kept for the next time. One finds out for all that wait.
     pub(in crate::cost) async fn put_unknown_on_record(&self) -> Result<(), StoreError> {
         if !self.leases.has_unknown() {
             return Ok(());
         }
-        let _one = self.leases.recording.lock().await;
+        let came = self.leases.mono();
+        let mut failed = self.leases.recording.lock().await;
+        match &*failed {
+            Some((at, error)) if *at >= came => return Err(error.clone()),
+            _ => {}
+        }
+        let answer = self.put_all_on_record().await;
+        let error = answer.as_ref().err().cloned();
+        *failed = error.map(|error| (self.leases.mono(), error));
+        answer
+    }
+
+    async fn put_all_on_record(&self) -> Result<(), StoreError> {
         loop {
             let next = {
                 let unknown = &self.leases.unknown;
@@ -111,7 +129,7 @@ impl Core {
             let Some(left) = next else { return Ok(()) };
             // Cancelled, it goes back.
             let mut left = Returned(self, Some(left));
-            if let Some(kept) = &left.1 {
+            if let Some(kept) = &mut left.1 {
                 self.put_on_record(kept).await?;
                 self.audit.log_detached(record::left(kept));
             }
@@ -120,7 +138,29 @@ impl Core {
         }
     }
 
-    async fn put_on_record(&self, left: &Left) -> Result<(), StoreError> {
+    /// Cancel safe: what was done of it is not done again.
+    async fn put_on_record(&self, left: &mut Left) -> Result<(), StoreError> {
+        let gone = match left.gone.clone() {
+            Some(gone) => gone,
+            None => self.move_out(left).await?,
+        };
+        left.gone = Some(gone.clone());
+        for taken in left.shares.iter_mut().filter(|taken| !taken.done) {
+            let mut books = taken.hold.books().await;
+            if books.lease().is_some_and(|lease| gone.contains(&lease)) {
+                books.moved_out(taken.asked);
+            } else {
+                // The slice was lost: what this call is charged at is part of what its holder says of it.
+                taken.hold.slice.settle(&taken.asked, &taken.charged);
+                tracing::error!(id = %left.id, "a call of unknown outcome is part of what is charged for a lost slice");
+            }
+            taken.done = true;
+        }
+        Ok(())
+    }
+
+    /// Says from which slices it was taken.
+    async fn move_out(&self, left: &Left) -> Result<Vec<Uuid>, StoreError> {
         let mut moved = Vec::new();
         for taken in &left.shares {
             let books = taken.hold.books().await;
@@ -135,21 +175,9 @@ impl Core {
         }
         let [_, tokens, _] = left.charged;
         let model = (left.model.as_ref(), left.provider.as_deref());
-        let gone = self
-            .store
+        self.store
             .move_out(left.id, left.by, &left.who, model, left.at, tokens, &moved)
-            .await?;
-        for taken in &left.shares {
-            let mut books = taken.hold.books().await;
-            if books.lease().is_some_and(|lease| gone.contains(&lease)) {
-                books.moved_out(taken.asked);
-            } else {
-                // The slice was lost: what this call is charged at is part of what its holder says of it.
-                taken.hold.slice.settle(&taken.asked, &taken.charged);
-                tracing::error!(id = %left.id, "a call of unknown outcome is part of what is charged for a lost slice");
-            }
-        }
-        Ok(())
+            .await
     }
 }
 

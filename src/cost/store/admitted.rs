@@ -172,7 +172,8 @@ fn rings(row: &PgRow) -> Result<Option<[Ring; 3]>, sqlx::Error> {
     ]))
 }
 
-fn crossed(row: &PgRow) -> Result<Crossed, sqlx::Error> {
+/// Reads which thresholds a statement says were passed.
+pub(in crate::cost) fn crossed(row: &PgRow) -> Result<Crossed, sqlx::Error> {
     let (before, now): (i32, i32) = (row.try_get("warned_before")?, row.try_get("warned")?);
     let percents: Vec<i32> = row.try_get("warn_at")?;
     let passed = percents.into_iter().filter(|at| before < *at && *at <= now);

@@ -129,12 +129,6 @@ impl CostStore {
                 if usize::try_from(written.rows_affected()) != Ok(periods.len()) {
                     return Ok(Registered::NameTaken);
                 }
-                // Heard when this is committed, by those who have slices of it.
-                sqlx::query("SELECT pg_notify('portcullis', $1)")
-                    .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
-                    .persistent(false)
-                    .execute(&mut *tx)
-                    .await?;
                 let overruns = sqlx::query(
                     "WITH clock AS MATERIALIZED (
                          SELECT c.utc
@@ -201,6 +195,19 @@ impl CostStore {
                     })
                 })
                 .collect::<Result<_, sqlx::Error>>()?;
+                // Heard when this is committed, by those who have slices of it; and found by them, where
+                // it is not heard. At the end, so that others do not wait for long.
+                sqlx::query(
+                    "INSERT INTO portcullis.budget_revisions AS r (tenant_id, revision)
+                     VALUES ($1, 1)
+                     ON CONFLICT (tenant_id) DO UPDATE SET revision = r.revision + 1
+                     RETURNING pg_notify('portcullis', $2::text) IS NULL AS told",
+                )
+                .bind(self.tenant())
+                .bind(Topic::Leases.payload(self.store.tenant(), name.as_str()))
+                .persistent(false)
+                .execute(&mut *tx)
+                .await?;
                 tx.commit().await?;
                 Ok(Registered::Done(overruns))
             })
@@ -215,7 +222,11 @@ impl CostStore {
         self.store
             .run("remove a budget", || async move {
                 sqlx::query(
-                    "DELETE FROM portcullis.budgets
+                    "WITH revised AS (
+                         INSERT INTO portcullis.budget_revisions AS r (tenant_id, revision)
+                         VALUES ($1::text, 1)
+                         ON CONFLICT (tenant_id) DO UPDATE SET revision = r.revision + 1)
+                     DELETE FROM portcullis.budgets
                       WHERE tenant_id = $1 AND name = $2
                         AND pg_notify('portcullis', $3::text) IS NOT NULL
                      RETURNING agent_id, user_id, model",

@@ -1,7 +1,7 @@
 //! Every SQL statement of the cost module, and nothing else.
 //!
 //! Locks are always taken in one order, so that nothing can deadlock: a budget's rows, then a
-//! reservation's row, then windows in the order of their keys.
+//! reservation's row, then windows in the order of their keys, then how often budgets changed.
 
 mod admitted;
 mod budgets;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-pub(super) use admitted::{Admission, Answers, Crossed, WindowState};
+pub(super) use admitted::{Admission, Answers, Crossed, WindowState, crossed};
 pub(super) use budgets::Registered;
 pub(super) use finish::{Charged, Finish, Finished};
 pub(super) use raise::{Raised, Shortfall};
@@ -63,11 +63,6 @@ impl CostStore {
     /// Hears what others change of slices. Must be called within a runtime.
     pub(super) fn subscribe(&self, topic: Topic) -> Subscription {
         self.store.subscribe(topic)
-    }
-
-    /// Whether changes are heard at once; otherwise they are found by polling.
-    pub(super) fn hears_changes(&self) -> bool {
-        self.store.hears_changes()
     }
 
     /// Gives back what only statements that are run all the time use.

@@ -5,7 +5,6 @@ pub(crate) mod journal;
 pub(crate) mod ledger;
 pub(crate) mod openai_gate;
 pub(crate) mod openai_server;
-#[expect(dead_code, reason = "the crash harness uses the rest of it")]
 pub(crate) mod proxy;
 pub(crate) mod trail;
 pub(crate) mod witness;

@@ -8,7 +8,7 @@ use crate::call::Principal;
 use crate::cost::lease::slice::Amounts;
 use crate::cost::store::{CostStore, Swept, stored};
 use crate::ids::{ModelName, ReservationId};
-use crate::store::{InStore as _, StoreError};
+use crate::store::{ExecuteIn as _, InStore as _, StoreError};
 use crate::time::Timestamp;
 
 /// The most slices that one statement sweeps.
@@ -134,9 +134,131 @@ impl CostStore {
             .await;
         match answer {
             // An earlier try did it, and its answer was lost.
-            Err(error) if error.sqlstate() == Some("23505") => Ok(leases.clone()),
+            Err(error) if error.sqlstate() == Some("23505") => self.list_moved(id, leases).await,
             answer => answer,
         }
+    }
+
+    /// Of which slices a call's reservation was made.
+    async fn list_moved(
+        &self,
+        id: ReservationId,
+        leases: &Vec<Uuid>,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        self.store()
+            .run_idempotent("read what a call had of slices", || async move {
+                sqlx::query(
+                    "SELECT l.lease_id
+                       FROM portcullis.reservations r
+                      CROSS JOIN LATERAL unnest(r.budgets, r.periods, r.window_keys)
+                            AS c(budget, period, window_key)
+                       JOIN portcullis.budget_leases l
+                         ON l.tenant_id = r.tenant_id AND l.budget = c.budget AND l.period = c.period
+                        AND l.window_key = c.window_key
+                      WHERE r.tenant_id = $1 AND r.reservation_id = $2
+                        AND l.lease_id = ANY($3::uuid[])",
+                )
+                .bind(self.tenant())
+                .bind(id.as_uuid())
+                .bind(leases)
+                .fetch_all_in(self.store())
+                .await?
+                .iter()
+                .map(|row| row.try_get("lease_id"))
+                .collect()
+            })
+            .await
+    }
+
+    /// Says what was spent of a lost slice, all in all, besides the reservation that was made of it.
+    //
+    // Safe under concurrency, and to try again: it says how much it is, not how much more, under the
+    // locks of the slice and then of its window.
+    pub(in crate::cost::lease) async fn correct_lost(
+        &self,
+        lease: Uuid,
+        [usd, tokens, calls]: Amounts,
+    ) -> Result<(), StoreError> {
+        self.store()
+            .run_idempotent("say what was spent of a lost slice", || async move {
+                sqlx::query(
+                    "WITH mine AS MATERIALIZED (
+                         SELECT l.budget, l.period, l.window_key, $3::bigint - l.spent_usd AS usd,
+                                $4::bigint - l.spent_tokens AS tokens, $5::bigint - l.spent_calls AS calls
+                           FROM portcullis.budget_leases l
+                          WHERE l.tenant_id = $1::text AND l.lease_id = $2::uuid AND l.state = 'lost'
+                            FOR NO KEY UPDATE
+                     ), charged AS (
+                         UPDATE portcullis.budget_windows w
+                            SET settled_usd = w.settled_usd + m.usd,
+                                settled_tokens = w.settled_tokens + m.tokens,
+                                settled_calls = w.settled_calls + m.calls,
+                                overrun_usd = greatest(w.overrun_usd, w.settled_usd + m.usd + w.held_usd
+                                    - w.usd_limit - w.raised_usd),
+                                overrun_tokens = greatest(w.overrun_tokens, w.settled_tokens + m.tokens
+                                    + w.held_tokens - w.token_limit - w.raised_tokens),
+                                overrun_calls = greatest(w.overrun_calls, w.settled_calls + m.calls
+                                    + w.held_calls - w.call_limit - w.raised_calls)
+                           FROM mine m
+                          WHERE w.tenant_id = $1 AND w.budget = m.budget AND w.period = m.period
+                            AND w.window_key = m.window_key
+                     )
+                     UPDATE portcullis.budget_leases l
+                        SET spent_usd = $3, spent_tokens = $4, spent_calls = $5, made_calls = 0
+                       FROM mine m
+                      WHERE l.tenant_id = $1 AND l.lease_id = $2",
+                )
+                .bind(self.tenant())
+                .bind(lease)
+                .bind(usd)
+                .bind(tokens)
+                .bind(calls)
+                .execute_in(self.store())
+                .await
+                .map(drop)
+            })
+            .await
+    }
+
+    /// Gives back the calls of a lost slice that count as made, because somebody who knows says that it
+    /// cost nothing.
+    //
+    // Safe under concurrency, and to try again: under the locks of the slice and then of its window, what
+    // is given back is not there any more.
+    pub(in crate::cost) async fn forgive_lost_calls(
+        &self,
+        id: ReservationId,
+    ) -> Result<(), StoreError> {
+        self.store()
+            .run_idempotent("give back the calls of a lost slice", || async move {
+                sqlx::query(
+                    "WITH mine AS MATERIALIZED (
+                         SELECT l.budget, l.period, l.window_key, l.made_calls
+                           FROM portcullis.budget_leases l
+                          WHERE l.tenant_id = $1::text AND l.lease_id = $2::uuid AND l.state = 'lost'
+                            AND EXISTS (SELECT FROM portcullis.reservations r
+                                         WHERE r.tenant_id = $1 AND r.reservation_id = $2
+                                           AND r.state = 'released')
+                            FOR NO KEY UPDATE OF l
+                     ), uncounted AS (
+                         UPDATE portcullis.budget_windows w
+                            SET settled_calls = w.settled_calls - m.made_calls
+                           FROM mine m
+                          WHERE w.tenant_id = $1 AND w.budget = m.budget AND w.period = m.period
+                            AND w.window_key = m.window_key
+                     )
+                     UPDATE portcullis.budget_leases l
+                        SET spent_calls = l.spent_calls - m.made_calls, made_calls = 0
+                       FROM mine m
+                      WHERE l.tenant_id = $1 AND l.lease_id = $2",
+                )
+                .bind(self.tenant())
+                .bind(id.as_uuid())
+                .execute_in(self.store())
+                .await
+                .map(drop)
+            })
+            .await
     }
 
     /// Takes slices from holders that let them run out: what they had not reported becomes one
@@ -144,7 +266,8 @@ impl CostStore {
     //
     // Safe under concurrency: a slice is changed by the one that locks it while it is live, its holder
     // or a sweeper; then its window is locked. What is held stays held. Of calls, a reservation holds
-    // one: the others that were not reported count as made.
+    // one: the others that were not reported count as made, until the holder says how many it made, or
+    // somebody who knows that it cost nothing.
     pub(in crate::cost) async fn try_sweep_leases(
         &self,
         by: Uuid,
@@ -186,7 +309,8 @@ impl CostStore {
                      ), lost AS (
                          UPDATE portcullis.budget_leases l
                             SET state = 'lost', epoch = l.epoch + 1, ended_at = coalesce($2, now()),
-                                spent_calls = l.spent_calls + greatest(0, d.calls - 1)
+                                spent_calls = l.spent_calls + greatest(0, d.calls - 1),
+                                made_calls = greatest(0, d.calls - 1)
                            FROM due d
                           WHERE l.tenant_id = $1 AND l.lease_id = d.lease_id
                      ), owed AS (

@@ -72,6 +72,24 @@ impl CostStore {
             .await
     }
 
+    /// How often budgets of the tenant have changed.
+    pub(in crate::cost::lease) async fn read_revision(&self) -> Result<i64, StoreError> {
+        let row = self
+            .store()
+            .run_idempotent("read whether budgets have changed", || async move {
+                sqlx::query(
+                    "SELECT r.revision FROM portcullis.budget_revisions r WHERE r.tenant_id = $1",
+                )
+                .bind(self.tenant())
+                .fetch_optional_in(self.store())
+                .await?
+                .map(|row| row.try_get("revision"))
+                .transpose()
+            })
+            .await?;
+        Ok(row.unwrap_or(0))
+    }
+
     /// Whether a budget of the tenant is leased.
     pub(in crate::cost) async fn any_leased(&self) -> Result<bool, StoreError> {
         let row = self

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::call::Principal;
 use crate::cost::lease::hold::Of;
 use crate::cost::lease::slice::{Amounts, UNITS};
-use crate::cost::store::CostStore;
+use crate::cost::store::{CostStore, Crossed, crossed};
 use crate::store::{ExecuteIn as _, InStore as _, StoreError, StoreFault};
 
 const OPERATION: &str = "renew a slice of a budget";
@@ -40,8 +40,11 @@ pub(in crate::cost::lease) struct Renewal {
 #[derive(Clone, Debug)]
 pub(in crate::cost::lease) enum Answer {
     Renewed(Renewed),
-    /// The lease ran out, and somebody saw it: the slice is not ours any more.
-    Lost,
+    /// The lease ran out, and somebody saw it: the slice is not ours any more. What was told may have
+    /// been applied before, by a try whose answer was lost.
+    Lost {
+        applied: bool,
+    },
 }
 
 /// A slice, as it stands after a renewal.
@@ -50,6 +53,8 @@ pub(in crate::cost::lease) struct Renewed {
     pub(in crate::cost::lease) granted: Amounts,
     /// `None` if an earlier try did it, whose answer was lost: renew it again to hear the rest.
     pub(in crate::cost::lease) news: Option<News>,
+    /// Whether somebody is to be warned of how much is used.
+    pub(in crate::cost::lease) crossed: Option<Box<Crossed>>,
 }
 
 /// What a holder must know of its budget.
@@ -116,7 +121,7 @@ impl CostStore {
                 .run_idempotent(OPERATION, || self.renew_once(renewal))
                 .await?;
             let Some(row) = row else {
-                return Ok(Answer::Lost);
+                return Ok(Answer::Lost { applied: false });
             };
             let read = answer(&row, renewal.epoch)
                 .map_err(|error| StoreError::from_driver(OPERATION, &error))?;
@@ -151,28 +156,37 @@ impl CostStore {
                         w.token_limit + w.raised_tokens AS token_limit,
                         w.call_limit + w.raised_calls AS call_limit, w.seconds_limit, w.first_at,
                         w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls,
-                        w.held_calls
+                        w.held_calls, w.warned
                    FROM mine m
                    JOIN portcullis.budget_windows w
                      ON w.tenant_id = $1 AND w.budget = m.budget AND w.period = m.period
                     AND w.window_key = m.window_key
                     FOR NO KEY UPDATE OF w
              ), told AS MATERIALIZED (
-                 -- How the slice changes by what is told. A unit without a limit holds nothing.
+                 -- How the slice changes by what is told. A unit without a limit holds nothing; what is
+                 -- closed holds nothing of any, also where a limit was removed meanwhile.
                  SELECT m.budget, m.period, m.window_key, w.usd_limit, w.token_limit, w.call_limit,
                         w.settled_usd, w.held_usd, w.settled_tokens, w.held_tokens, w.settled_calls,
-                        w.held_calls, w.seconds_limit,
+                        w.held_calls, w.seconds_limit, w.warned, b.warn_at,
+                        w.settled_usd + w.held_usd - m.taken_usd + m.spent_usd + $5::bigint AS used_usd,
+                        w.settled_tokens + w.held_tokens - m.taken_tokens + m.spent_tokens + $6::bigint
+                            AS used_tokens,
+                        w.settled_calls + w.held_calls - m.taken_calls + m.spent_calls + $7::bigint
+                            AS used_calls,
                         coalesce(w.first_at, coalesce($4::timestamptz, now())) AS first_at,
                         CASE WHEN b.on_limit <> 'warn' THEN b.lease_percent END AS percent,
-                        CASE WHEN w.usd_limit IS NULL THEN $5::bigint
+                        CASE WHEN $18::boolean THEN m.spent_usd + $5::bigint - m.taken_usd
+                             WHEN w.usd_limit IS NULL THEN $5::bigint
                              ELSE greatest($8::bigint - $11::bigint,
                                            m.spent_usd + $5::bigint - m.taken_usd)
                         END AS more_usd,
-                        CASE WHEN w.token_limit IS NULL THEN $6::bigint
+                        CASE WHEN $18::boolean THEN m.spent_tokens + $6::bigint - m.taken_tokens
+                             WHEN w.token_limit IS NULL THEN $6::bigint
                              ELSE greatest($9::bigint - $12::bigint,
                                            m.spent_tokens + $6::bigint - m.taken_tokens)
                         END AS more_tokens,
-                        CASE WHEN w.call_limit IS NULL THEN $7::bigint
+                        CASE WHEN $18::boolean THEN m.spent_calls + $7::bigint - m.taken_calls
+                             WHEN w.call_limit IS NULL THEN $7::bigint
                              ELSE greatest($10::bigint - $13::bigint,
                                            m.spent_calls + $7::bigint - m.taken_calls)
                         END AS more_calls
@@ -185,15 +199,16 @@ impl CostStore {
                  SELECT t.budget, t.period, t.window_key, t.usd_limit, t.token_limit, t.call_limit,
                         t.settled_usd, t.held_usd, t.settled_tokens, t.held_tokens, t.settled_calls,
                         t.held_calls, t.seconds_limit, t.first_at, t.percent, t.more_usd,
-                        t.more_tokens, t.more_calls, r.room_usd, r.room_tokens, r.room_calls,
+                        t.more_tokens, t.more_calls, t.warned, t.warn_at, t.used_usd, t.used_tokens,
+                        t.used_calls, r.room_usd, r.room_tokens, r.room_calls,
                         r.full_usd, r.full_tokens, r.full_calls,
-                        CASE WHEN $17::boolean THEN
+                        CASE WHEN $17::boolean AND t.percent IS NOT NULL THEN
                             coalesce(greatest(0, least(r.full_usd - $14::bigint, r.room_usd)), 0)
                             ELSE 0 END AS grant_usd,
-                        CASE WHEN $17::boolean THEN
+                        CASE WHEN $17::boolean AND t.percent IS NOT NULL THEN
                             coalesce(greatest(0, least(r.full_tokens - $15::bigint, r.room_tokens)), 0)
                             ELSE 0 END AS grant_tokens,
-                        CASE WHEN $17::boolean THEN
+                        CASE WHEN $17::boolean AND t.percent IS NOT NULL THEN
                             coalesce(greatest(0, least(r.full_calls - $16::bigint, r.room_calls)), 0)
                             ELSE 0 END AS grant_calls
                    FROM told t
@@ -225,10 +240,36 @@ impl CostStore {
                         settled_calls = g.settled_calls + $7,
                         held_calls = g.held_calls + g.more_calls + g.grant_calls - $7,
                         overrun_calls = greatest(w.overrun_calls,
-                            g.settled_calls + g.held_calls + g.more_calls - g.call_limit)
+                            g.settled_calls + g.held_calls + g.more_calls - g.call_limit),
+                        warned = greatest(w.warned, k.percent)
                    FROM granted g
+                  CROSS JOIN LATERAL (
+                      -- Somebody is warned of what is used: not of what slices have left. It is seldom
+                      -- that near, so seldom added up.
+                      SELECT max(p.percent) AS percent, max(g.used_usd - o.usd)::bigint AS usd,
+                             max(g.used_tokens - o.tokens)::bigint AS tokens,
+                             max(g.used_calls - o.calls)::bigint AS calls
+                        FROM unnest(g.warn_at) AS p(percent)
+                       CROSS JOIN LATERAL (
+                           SELECT coalesce(sum(l.taken_usd - l.spent_usd), 0) AS usd,
+                                  coalesce(sum(l.taken_tokens - l.spent_tokens), 0) AS tokens,
+                                  coalesce(sum(l.taken_calls - l.spent_calls), 0) AS calls
+                             FROM portcullis.budget_leases l
+                            WHERE l.tenant_id = $1 AND l.budget = g.budget AND l.period = g.period
+                              AND l.window_key = g.window_key AND l.state = 'live'
+                              AND l.lease_id <> $2) o
+                       WHERE p.percent > g.warned
+                         AND (g.used_usd * 100::numeric >= p.percent * g.usd_limit::numeric
+                              OR g.used_tokens * 100::numeric >= p.percent * g.token_limit::numeric
+                              OR g.used_calls * 100::numeric >= p.percent * g.call_limit::numeric)
+                         AND ((g.used_usd - o.usd) * 100 >= p.percent * g.usd_limit::numeric
+                              OR (g.used_tokens - o.tokens) * 100 >= p.percent * g.token_limit::numeric
+                              OR (g.used_calls - o.calls) * 100 >= p.percent * g.call_limit::numeric)
+                      ) k
                   WHERE w.tenant_id = $1 AND w.budget = g.budget AND w.period = g.period
                     AND w.window_key = g.window_key
+                 RETURNING w.warned, greatest(0, k.usd) AS taken_usd,
+                           greatest(0, k.tokens) AS taken_tokens, greatest(0, k.calls) AS taken_calls
              ), renewed AS (
                  UPDATE portcullis.budget_leases l
                     SET epoch = l.epoch + 1,
@@ -240,7 +281,7 @@ impl CostStore {
                         spent_calls = l.spent_calls + $7, last_calls = g.grant_calls,
                         reported_at = coalesce($4, now()),
                         lease_until = coalesce($4, now()) + $19::bigint * interval '1 microsecond',
-                        state = CASE WHEN $18::boolean THEN 'returned' ELSE 'live' END,
+                        state = CASE WHEN $18 THEN 'returned' ELSE 'live' END,
                         ended_at = CASE WHEN $18 THEN coalesce($4, now()) END
                    FROM granted g
                   WHERE l.tenant_id = $1 AND l.lease_id = $2
@@ -264,9 +305,13 @@ impl CostStore {
                                 ((l.window_key || '-01')::date + interval '1 month') AT TIME ZONE 'UTC'
                         END - coalesce($4, now()),
                         g.first_at + g.seconds_limit * interval '1 second' - coalesce($4, now())
-                    )))::bigint AS lasts
+                    )))::bigint AS lasts,
+                    coalesce(c.warned > g.warned, false) AS crossed, g.budget AS name, g.period,
+                    g.window_key, g.warn_at, g.warned AS warned_before, c.warned, g.usd_limit,
+                    g.token_limit, g.call_limit, c.taken_usd, c.taken_tokens, c.taken_calls
                FROM portcullis.budget_leases l
                LEFT JOIN granted g ON true
+               LEFT JOIN charged c ON true
               WHERE l.tenant_id = $1 AND l.lease_id = $2",
         )
         .bind(self.tenant())
@@ -320,14 +365,23 @@ fn answer(row: &PgRow, epoch: i64) -> Result<Option<Answer>, sqlx::Error> {
         return Ok(Some(Answer::Renewed(Renewed {
             granted,
             news: Some(news),
+            crossed: if row.try_get("crossed")? {
+                Some(Box::new(crossed(row)?))
+            } else {
+                None
+            },
         })));
     }
     let (now, state): (i64, String) = (row.try_get("epoch")?, row.try_get("state")?);
     Ok(match state.as_str() {
-        "lost" => Some(Answer::Lost),
+        // Whoever took it away counted on, too.
+        "lost" => Some(Answer::Lost {
+            applied: now == epoch + 2,
+        }),
         _ if now == epoch + 1 => Some(Answer::Renewed(Renewed {
             granted,
             news: None,
+            crossed: None,
         })),
         _ => None,
     })

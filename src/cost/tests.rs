@@ -1,6 +1,5 @@
 //! The pure parts: prices, ceilings, windows, reasons.
 
-#[cfg(feature = "embedded")]
 mod abandoned;
 mod raised;
 

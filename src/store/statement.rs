@@ -20,7 +20,7 @@ use sqlx::{Connection as _, FromRow, PgPool, Postgres, Row as _, SqlSafeStr, Tra
 use super::{Store, StoreError};
 use crate::task;
 
-#[cfg(all(test, feature = "embedded"))]
+#[cfg(test)]
 mod tests;
 
 /// For how long after its deadline a transaction may be left alone before the server ends it.

@@ -201,7 +201,7 @@ impl Contracts {
         };
         for contract in &contracts {
             let met = self.meets(contract, parts, &about, digest, &mut approved);
-            met.await.map_err(refused)?;
+            Box::pin(met).await.map_err(refused)?;
         }
         Ok(Passed { contracts, about })
     }

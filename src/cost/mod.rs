@@ -45,6 +45,7 @@ mod combine;
 mod decide;
 mod engine;
 mod error;
+mod handle;
 mod lease;
 mod note;
 mod price;
@@ -66,7 +67,7 @@ mod window;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -86,6 +87,7 @@ pub use status::{CostFault, CostStatus};
 pub use window::{Period, Rolling, UtcMonth, Window};
 
 use self::combine::Queue;
+use self::handle::{Handle, Inner};
 use self::lease::Leases;
 use self::reservation::Held;
 use self::settle::{Core, Ending, Job, Message, Pending};
@@ -108,20 +110,6 @@ use crate::usage::Ceiling;
 pub struct Cost {
     handle: Arc<Handle>,
     off: Option<Disabled>,
-}
-
-/// One clone, whose references its own calls count.
-#[derive(Clone)]
-#[repr(align(128))]
-struct Handle {
-    core: Arc<Core>,
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    queue: mpsc::UnboundedSender<Message>,
-    /// Stops the sweeper, when told or when dropped.
-    stop: watch::Sender<bool>,
 }
 
 impl Cost {
@@ -474,36 +462,8 @@ impl Cost {
         &self.handle.core
     }
 
-    /// The same handle, for what a call takes with it.
-    fn for_call(&self) -> Self {
-        Self {
-            handle: Arc::clone(&self.handle),
-            off: self.off,
-        }
-    }
-
-    fn hand_over(&self, job: Job) {
-        // The worker outlives every sender, unless the runtime is gone; then the lease decides.
-        self.core().pulse.begin_ending();
-        if let Err(mpsc::error::SendError(Message::End(job))) =
-            self.handle.inner.queue.send(Message::End(Box::new(job)))
-        {
-            self.core().pulse.end_ending();
-            tracing::error!(id = %job.held.id, "the runtime is gone; a reservation stays charged until its lease runs out");
-        }
-    }
-
     async fn log(&self, event: AuditEvent) {
         self.core().log(event).await;
-    }
-}
-
-impl Clone for Cost {
-    fn clone(&self) -> Self {
-        Self {
-            handle: Arc::new(Handle::clone(&self.handle)),
-            off: self.off,
-        }
     }
 }
 

@@ -104,7 +104,7 @@ impl Approval {
         // Dropped on the way out it is given back, which finds nothing if it was used.
         let kept = Self { live: Some(live) };
         let used = match &kept.live {
-            Some(live) => live.use_up().await?,
+            Some(live) => Box::pin(live.use_up()).await?,
             None => return Err(GateError::NotHeld),
         };
         kept.forget();

@@ -177,7 +177,7 @@ impl Gates {
         let core = self.on()?;
         let parts = call.parts().map_err(Clone::clone)?;
         let (subject, under) = self.asked(&parts, &ask)?;
-        core.ask(&subject, &under).await
+        Box::pin(core.ask(&subject, &under)).await
     }
 
     /// Takes the approval of `call`, so that nobody else can use it; asks for one if there is none.
@@ -199,7 +199,7 @@ impl Gates {
         let core = self.on()?;
         let parts = call.parts().map_err(Clone::clone)?;
         let (subject, under) = self.asked(&parts, &ask)?;
-        core.admit(&subject, Some(&parts), &under).await
+        Box::pin(core.admit(&subject, Some(&parts), &under)).await
     }
 
     fn asked<'p>(&self, parts: &Parts<'p>, ask: &Ask) -> Result<(Subject<'p>, Under), GateError> {

@@ -217,7 +217,8 @@ impl Gates {
         };
         let subject = self.subject(parts, digest);
         let under = Under::from(&*found);
-        let held = core.admit(&subject, Some(parts), &under).await?;
+        // Apart, so that the futures of calls that need no approval are small: they are moved often.
+        let held = Box::pin(core.admit(&subject, Some(parts), &under)).await?;
         Ok(Some(held))
     }
 
@@ -236,8 +237,8 @@ impl Gates {
         let subject = self.subject(parts, digest);
         match self.terms_of(parts.principal)? {
             // Nobody agrees in advance to what no policy names.
-            Some(under) => core.admit(&subject, None, &under).await,
-            None => core.take_asked(&subject).await,
+            Some(under) => Box::pin(core.admit(&subject, None, &under)).await,
+            None => Box::pin(core.take_asked(&subject)).await,
         }
     }
 
@@ -265,7 +266,7 @@ impl Gates {
             digest,
             frame: digest,
         };
-        core.admit(&subject, None, &under).await.map(Some)
+        Box::pin(core.admit(&subject, None, &under)).await.map(Some)
     }
 
     /// Uses up what a person agreed to of the very call with this digest; says whether one did. Asks

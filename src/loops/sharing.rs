@@ -127,7 +127,7 @@ impl Sharing {
             && !self.started.swap(true, Ordering::Relaxed)
         {
             task::spawn_on(
-                &runtime,
+                runtime,
                 write_behind(
                     Arc::downgrade(self),
                     Arc::downgrade(windows),

@@ -136,7 +136,7 @@ impl Governance {
         for _ in 0..RAISES {
             match self.cost().reserve_for(who, ceiling.clone(), id).await {
                 Ok(reservation) => return Ok(Some(reservation)),
-                Err(error) => self.raise_limit(parts, &ceiling, digest, error).await?,
+                Err(error) => Box::pin(self.raise_limit(parts, &ceiling, digest, error)).await?,
             }
         }
         let last = self.cost().reserve_for(who, ceiling, id).await;

@@ -101,7 +101,7 @@ impl Governance {
         );
         // Who was halted while the gates were asked does not begin.
         if let Err(halted) = self.halt().check(parts.principal) {
-            permit.release().await;
+            Box::pin(permit.release()).await;
             return Err(refused(Refusal::from(&halted)));
         }
         Ok(permit)

@@ -370,7 +370,7 @@ struct Sides {
 ///
 /// A part that is larger shows a provider that does not count it in: then it is added. Too much,
 /// never too little, and never below zero.
-pub(super) fn consistent(usage: &Usage) -> Usage {
+pub(crate) fn consistent(usage: &Usage) -> Usage {
     let within = |whole: u64, parts: u64| {
         if parts > whole {
             whole.saturating_add(parts)

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::cost::consistent;
 use crate::{Tier, Usage};
 
 /// More tokens than any call can use. Above it a count is a fault of the provider, not a bill.
@@ -83,30 +84,15 @@ pub(super) fn read(json: &str, tier: Tier) -> Option<Usage> {
         tier,
         ..Usage::default()
     };
-    // A whole already holds its parts: nothing is added to it or taken from it. Some providers count
-    // reasoning beside the output, and only the total tells; what of it is not input is then output. A
-    // part that is still larger than its whole is counted apart too, or wrong, and is added to it: too
-    // much rather than too little, and no price is ever applied to a negative rest.
-    let with = |whole: u64, parts: u64| {
-        if parts > whole {
-            whole.saturating_add(parts)
-        } else {
-            whole
-        }
-    };
-    let cache = usage
-        .cached_input_tokens
-        .saturating_add(usage.cache_write_tokens);
-    usage.input_tokens = with(input_tokens, cache).max(usage.input_audio_tokens);
+    // A whole already holds its parts. Some providers count reasoning beside the output, and only the
+    // total tells; what of it is not input is then output.
+    (usage.input_tokens, usage.output_tokens) = (input_tokens, output_tokens);
+    let input = consistent(&usage).input_tokens;
     let beside_input = wire
         .total_tokens
-        .map_or(0, |total| total.saturating_sub(usage.input_tokens));
-    usage.output_tokens = with(
-        output_tokens.max(beside_input),
-        usage
-            .reasoning_tokens
-            .saturating_add(usage.output_audio_tokens),
-    );
+        .map_or(0, |total| total.saturating_sub(input));
+    usage.output_tokens = output_tokens.max(beside_input);
+    let usage = consistent(&usage);
     // No call has an empty prompt: a server that reports zero does not count.
     (usage.input_tokens > 0).then_some(usage)
 }

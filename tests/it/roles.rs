@@ -69,9 +69,15 @@ fn read(dollars: u32) -> Call {
 
 /// A database whose application was named before its operators.
 async fn split() -> TestDatabase {
+    split_between(APP, OPERATOR).await
+}
+
+/// The same with roles of its own: roles are the cluster's, and what is granted to one of them is granted
+/// in the databases of all tests.
+async fn split_between(app_role: &str, operator_role: &str) -> TestDatabase {
     let test = TestDatabase::fresh().await.unwrap();
     let mut admin = connect(&test.options()).await;
-    for role in [APP, OPERATOR] {
+    for role in [app_role, operator_role] {
         let made = format!(
             "DO $$ BEGIN CREATE ROLE {role};
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
@@ -79,14 +85,18 @@ async fn split() -> TestDatabase {
         admin.execute(sqlx::AssertSqlSafe(made)).await.unwrap();
     }
     let database = test.database();
-    Migration::new(&database).app_role(APP).run().await.unwrap();
+    Migration::new(&database)
+        .app_role(app_role)
+        .run()
+        .await
+        .unwrap();
     // Where nobody operates, the application does.
-    let app = governance(&as_role(&test, APP)).await.unwrap();
+    let app = governance(&as_role(&test, app_role)).await.unwrap();
     app.scope().register(scope()).await.unwrap();
     app.cost().register(budget()).await.unwrap();
     app.gates().register(asks()).await.unwrap();
     app.shutdown().await;
-    let operators = Migration::new(&database).operator_role(OPERATOR);
+    let operators = Migration::new(&database).operator_role(operator_role);
     operators.run().await.unwrap();
     test
 }
@@ -281,7 +291,9 @@ async fn f53_nor_by_hand_past_this_crate() {
 
 #[tokio::test]
 async fn f53_an_operators_role_is_no_applications_and_its_loss_gives_nothing_back() {
-    let test = split().await;
+    const APP: &str = "portcullis_test_acting_alone";
+    const OPERATOR: &str = "portcullis_test_deciding_alone";
+    let test = split_between(APP, OPERATOR).await;
     let database = test.database();
     // The operators' role, named as an application's.
     let same = Migration::new(&database).app_role(OPERATOR).run().await;
@@ -299,7 +311,7 @@ async fn f53_an_operators_role_is_no_applications_and_its_loss_gives_nothing_bac
     }
     // A role that is gone is still one that was there.
     let gone = "INSERT INTO portcullis.roles VALUES ('portcullis_test_never_was', 'operator');
-                DELETE FROM portcullis.roles WHERE role_name = 'portcullis_test_deciding'";
+                DELETE FROM portcullis.roles WHERE role_name = 'portcullis_test_deciding_alone'";
     sqlx::raw_sql(gone).execute(&mut admin).await.unwrap();
     Migration::new(&database).app_role(APP).run().await.unwrap();
     let app = governance(&as_role(&test, APP)).await.unwrap();

@@ -36,6 +36,30 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// The same with no part larger than its whole.
+    ///
+    /// A part that is larger shows a provider that does not count it in: then it is added. Too much,
+    /// never too little, and never below zero.
+    pub(crate) fn consistent(&self) -> Self {
+        let within = |whole: u64, parts: u64| {
+            if parts > whole {
+                whole.saturating_add(parts)
+            } else {
+                whole
+            }
+        };
+        let cache = self
+            .cached_input_tokens
+            .saturating_add(self.cache_write_tokens);
+        let output_parts = self.reasoning_tokens.max(self.output_audio_tokens);
+        let input = within(self.input_tokens, cache).max(self.input_audio_tokens);
+        Self {
+            input_tokens: input,
+            output_tokens: within(self.output_tokens, output_parts),
+            ..*self
+        }
+    }
+
     /// So many tokens in and out.
     #[must_use]
     pub const fn tokens(input: u64, output: u64) -> Self {

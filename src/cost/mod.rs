@@ -76,8 +76,6 @@ pub use amount::{Amount, Calls, Tokens};
 pub use budget::{Budget, Limits, OnLimit};
 pub use error::{CostError, Raise};
 pub use lease::LeaseSettings;
-#[cfg(feature = "openai")]
-pub(crate) use price::consistent;
 pub use price::{Price, Prices};
 pub use raise::TopUp;
 pub use reservation::{Reservation, Resolution, Settled, Spent};

@@ -163,7 +163,7 @@ impl Prices {
         at: Timestamp,
         usage: &Usage,
     ) -> Result<Usd, NoPrice> {
-        let usage = consistent(usage);
+        let usage = usage.consistent();
         if let Some(price) = self.overrides.get(model) {
             return price.checked()?.of(&usage).ok_or(NoPrice::TooLarge);
         }
@@ -364,28 +364,4 @@ struct Sides {
     input: Usd,
     output: Usd,
     fee: Usd,
-}
-
-/// `usage` with no part larger than its whole.
-///
-/// A part that is larger shows a provider that does not count it in: then it is added. Too much,
-/// never too little, and never below zero.
-pub(crate) fn consistent(usage: &Usage) -> Usage {
-    let within = |whole: u64, parts: u64| {
-        if parts > whole {
-            whole.saturating_add(parts)
-        } else {
-            whole
-        }
-    };
-    let cache = usage
-        .cached_input_tokens
-        .saturating_add(usage.cache_write_tokens);
-    let output_parts = usage.reasoning_tokens.max(usage.output_audio_tokens);
-    let input = within(usage.input_tokens, cache).max(usage.input_audio_tokens);
-    Usage {
-        input_tokens: input,
-        output_tokens: within(usage.output_tokens, output_parts),
-        ..*usage
-    }
 }

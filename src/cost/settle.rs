@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::Cost;
 use super::combine::Queue;
 use super::error::CostError;
 use super::lease::Leases;
@@ -18,7 +19,6 @@ use super::settings::CostSettings;
 use super::state::State;
 use super::status::Pulse;
 use super::store::{Admission, CostStore, Demand, Finish, Finished, Whose};
-use super::{Cost, price};
 use crate::audit::{Audit, AuditEvent, Receipt};
 use crate::error::ErrorKind;
 use crate::halt::Halt;
@@ -66,7 +66,7 @@ impl Ending {
         if spent.usd.is_some_and(Usd::is_negative) {
             return wrong("is less than nothing; report what the provider billed");
         }
-        let tokens = spent.usage.map(|usage| price::consistent(&usage));
+        let tokens = spent.usage.map(|usage| usage.consistent());
         if tokens.is_some_and(|usage| i64::try_from(usage.total_tokens()).is_err()) {
             return wrong("is too large; report at most 9223372036854775807 tokens");
         }
@@ -249,7 +249,7 @@ impl Core {
         spent: &Spent,
         (model, provider, at): (Option<&ModelName>, Option<&str>, Timestamp),
     ) -> (Option<Usd>, Option<Usage>) {
-        let usage = spent.usage.map(|usage| price::consistent(&usage));
+        let usage = spent.usage.map(|usage| usage.consistent());
         let provider = spent.provider.as_deref().or(provider);
         let usd = spent.usd.or_else(|| {
             let names = [spent.model.as_ref(), model];

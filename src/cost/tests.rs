@@ -11,7 +11,7 @@ use super::amount::{Amount, Calls, Tokens};
 use super::budget::{Budget, OnLimit};
 use super::engine::{refusal, split};
 use super::error::CostError;
-use super::price::{NoPrice, Price, Prices, consistent};
+use super::price::{NoPrice, Price, Prices};
 use super::store::{Admission, Raise, WindowState};
 use super::window::{Ring, Rolling, UtcMonth, Window};
 use crate::error::ErrorKind;
@@ -364,12 +364,12 @@ proptest! {
 
     #[test]
     fn usage_becomes_consistent_and_never_less(usage in any_usage()) {
-        let clean = consistent(&usage);
+        let clean = usage.consistent();
         prop_assert!(clean.cached_input_tokens + clean.cache_write_tokens <= clean.input_tokens);
         prop_assert!(clean.reasoning_tokens <= clean.output_tokens);
         prop_assert!(clean.input_tokens >= usage.input_tokens);
         prop_assert!(clean.output_tokens >= usage.output_tokens);
-        prop_assert_eq!(consistent(&clean), clean);
+        prop_assert_eq!(clean.consistent(), clean);
     }
 
     #[test]
@@ -378,7 +378,7 @@ proptest! {
     ) {
         for name in ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-flash"] {
             // Where the parts are within the whole, more tokens never cost less.
-            let usage = consistent(&usage);
+            let usage = usage.consistent();
             let larger = Usage {
                 input_tokens: usage.input_tokens + more,
                 output_tokens: usage.output_tokens + more,
@@ -393,7 +393,7 @@ proptest! {
     #[test]
     fn no_text_call_costs_more_than_its_ceiling(usage in any_usage(), slack in 0..1_000_u64) {
         for name in ["gpt-5", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash"] {
-            let usage = consistent(&usage);
+            let usage = usage.consistent();
             let name = model(name);
             let prices = Prices::bundled();
             let paid = prices.of_usage(&name, None, now(), &usage).unwrap();
@@ -412,12 +412,13 @@ proptest! {
         usage in any_usage(), heard in 0..400_000_u64, spoken in 0..100_000_u64,
     ) {
         for name in ["gpt-audio", "gpt-realtime", "gpt-4o-transcribe", "gemini-2.5-flash"] {
-            let usage = consistent(&Usage {
+            let usage = (Usage {
                 input_audio_tokens: heard,
                 output_audio_tokens: spoken,
                 cache_write_tokens: 0,
                 ..usage
-            });
+            })
+            .consistent();
             let name = model(name);
             let prices = Prices::bundled();
             // What cannot be priced stays charged at its ceiling.

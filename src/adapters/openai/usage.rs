@@ -10,7 +10,6 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::cost::consistent;
 use crate::{Tier, Usage};
 
 /// More tokens than any call can use. Above it a count is a fault of the provider, not a bill.
@@ -87,12 +86,12 @@ pub(super) fn read(json: &str, tier: Tier) -> Option<Usage> {
     // A whole already holds its parts. Some providers count reasoning beside the output, and only the
     // total tells; what of it is not input is then output.
     (usage.input_tokens, usage.output_tokens) = (input_tokens, output_tokens);
-    let input = consistent(&usage).input_tokens;
+    let input = usage.consistent().input_tokens;
     let beside_input = wire
         .total_tokens
         .map_or(0, |total| total.saturating_sub(input));
     usage.output_tokens = output_tokens.max(beside_input);
-    let usage = consistent(&usage);
+    let usage = usage.consistent();
     // No call has an empty prompt: a server that reports zero does not count.
     (usage.input_tokens > 0).then_some(usage)
 }

@@ -74,7 +74,7 @@ async fn split() -> TestDatabase {
 
 /// The same with roles of its own: roles are the cluster's, and what is granted to one of them is granted
 /// in the databases of all tests.
-async fn split_between(app_role: &str, operator_role: &str) -> TestDatabase {
+async fn split_between(app_role: &'static str, operator_role: &'static str) -> TestDatabase {
     let test = TestDatabase::fresh().await.unwrap();
     let mut admin = connect(&test.options()).await;
     for role in [app_role, operator_role] {

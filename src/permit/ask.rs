@@ -41,7 +41,16 @@ impl Governance {
         let clear = self.ask_loops(parts).await?;
         let passed = self.ask_contracts(parts, &digest).await?;
         let approval = self.ask_people(parts, digest, passed.as_ref()).await?;
-        let reservation = Held(self.ask_cost(call, parts, id, digest).await?);
+        let reservation = match self.ask_cost(call, parts, id, digest).await {
+            Ok(reservation) => Held(reservation),
+            Err(refusal) => {
+                // Before anybody hears of it: the next try of the call finds it there.
+                if let Some(held) = approval {
+                    Box::pin(held.give_back()).await;
+                }
+                return Err(refusal);
+            }
+        };
         // Now that nothing can refuse any more: what was agreed to once is used once.
         let approval = match approval {
             Some(held) => Some(held.use_up().await.map_err(|error| Refusal::from(&error))?),

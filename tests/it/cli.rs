@@ -411,8 +411,8 @@ async fn drain_brings_home_what_a_dead_process_left() {
         )
     };
     // Its lock goes with the thread that wrote, which may take a moment.
-    for file in std::fs::read_dir(&journal).unwrap() {
-        let file = std::fs::File::open(file.unwrap().path()).unwrap();
+    for file in fs::read_dir(&journal).unwrap() {
+        let file = fs::File::open(file.unwrap().path()).unwrap();
         while file.try_lock().is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

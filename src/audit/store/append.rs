@@ -13,6 +13,8 @@
 //! the middle of a COPY would hold places of its chain for as long as it stands, and there is nothing
 //! left to be gained.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgQueryResult};
@@ -21,6 +23,7 @@ use sqlx::query::Query;
 use super::chain::{Head, Hold};
 use super::rows::Rows;
 use crate::audit::model::Signed;
+use crate::store::begin_on;
 
 /// Advances the head if the chain is still ours and ends where we believe.
 macro_rules! advance {
@@ -185,4 +188,26 @@ fn advancing<'q>(sql: &'static str, hold: Hold<'q>, from: &'q Head, to: &'q Head
 fn one_of<'q>(statement: Statement<'q>, rows: &'q Rows) -> Statement<'q> {
     // The MAC is the head's.
     rows.first().take(12).fold(statement, Statement::bind)
+}
+
+/// Has the driver of a connection through a pooler learn the type that batches are sent as.
+//
+// It asks for a type that it does not know in the middle of the statement that needs it, and by an unnamed
+// statement, which then stands in the place of that one. So it is asked for once, by a statement of no
+// importance, which may fail for it.
+pub(in crate::audit) async fn learn_rows(
+    connection: &mut PgConnection,
+    limit: Duration,
+) -> Result<(), sqlx::Error> {
+    let none = Rows::default();
+    let mut tx = begin_on(connection, limit).await?;
+    let asked = sqlx::query("SELECT $1::portcullis.new_entry[] IS NULL")
+        .bind(&none)
+        .persistent(false)
+        .execute(&mut *tx)
+        .await;
+    if let Err(error) = asked {
+        tracing::debug!(%error, "the type of a batch was learned by a statement that failed for it");
+    }
+    tx.rollback().await
 }

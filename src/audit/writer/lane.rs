@@ -15,7 +15,7 @@ use super::chain::{Chain, Verdict};
 use super::outcome::{Failure, Fault, expired, give_up, refuse, repeated, settle};
 use super::queue::Group;
 use super::{Keys, Shared};
-use crate::audit::store::append::try_append;
+use crate::audit::store::append::{learn_rows, try_append};
 use crate::audit::store::chain::{Hold, prepare_session};
 use crate::audit::store::lookup;
 use crate::store::{StoreError, StoreFault};
@@ -311,7 +311,9 @@ impl<'s> Lane<'s> {
         let work = async {
             let mut connection = options.connect().await?;
             // Through a pooler there is no session of one's own.
-            if !pooled {
+            if pooled {
+                learn_rows(&mut connection, limit).await?;
+            } else {
                 prepare_session(&mut connection, limit).await?;
             }
             Ok(connection)
